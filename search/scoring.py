@@ -1,0 +1,70 @@
+"""Scoring: what is known of a genome before any device has seen it.
+
+Build the model, predict its latency on the target, estimate its quality. One of the few places of this
+floor that know the predictor: strategies never reach it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from predictor.errors import GraphRejected
+from predictor.graph import ModelGraph
+from predictor.onnx_reader import read_graph
+from predictor.predict import Prediction
+from search.errors import BuildFailed
+from search.genome import Genome
+from search.objectives import ACCURACY, LATENCY_MS, SIZE_BYTES
+from search.quality import QualityEstimator
+from search.space import Builder, SearchSpace
+
+
+class LatencyPredictor(Protocol):
+    """What scoring needs of `predictor.predict.Predictor`."""
+
+    def predict(self, graph: ModelGraph, coverage: float = 0.9) -> Prediction:
+        """The latency of a graph on the predictor's target."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredGenome:
+    """A genome's values for every objective, with the model they belong to."""
+
+    objectives: dict[str, float]
+    prediction: Prediction
+    test_accuracy: float | None
+    model: bytes
+    input_shapes: Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Scorer:
+    """Everything outside a search state that its trials depend on.
+
+    `key` names it: the state remembers by whose scores it was built and refuses another. It must name the
+    predictor's checkpoint (its SHA-256 or row id), since two checkpoints give two latencies.
+    """
+
+    space: SearchSpace
+    builder: Builder
+    quality: QualityEstimator
+    predictor: LatencyPredictor
+    key: str
+
+    def score(self, genome: Genome, *, seed: int) -> ScoredGenome:
+        """A pure function of (scorer, genome, seed). Raises `BuildFailed` with a reason for people."""
+        built = self.builder.build(genome, seed=seed)
+        try:
+            prediction = self.predictor.predict(read_graph(built.model, built.input_shapes))
+        except GraphRejected as error:
+            raise BuildFailed(f"the built model cannot be costed: {error}") from error
+        quality = self.quality.estimate(genome, built)
+        objectives = {
+            ACCURACY: quality.accuracy,
+            LATENCY_MS: prediction.median_ms,
+            SIZE_BYTES: float(len(built.model)),
+        }
+        return ScoredGenome(objectives, prediction, quality.test_accuracy, built.model, built.input_shapes)

@@ -1,0 +1,1 @@
+"""Strategies: each proposes genomes and learns from trials."""

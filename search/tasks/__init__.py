@@ -1,0 +1,1 @@
+"""Data and training of the tasks that architectures are judged on."""
