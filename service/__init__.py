@@ -1,0 +1,1 @@
+"""Floor 3: who asked, what is queued, what is stored."""

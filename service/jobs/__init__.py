@@ -1,0 +1,1 @@
+"""All work that takes time: one state machine, one queue."""
