@@ -1,0 +1,1 @@
+"""Long-running commands that print a number the documentation states."""

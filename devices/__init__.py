@@ -1,0 +1,1 @@
+"""Floor 0: what a device is, and what it did measure."""

@@ -1,0 +1,1 @@
+"""Runtimes that can run an ONNX model, behind one Protocol."""

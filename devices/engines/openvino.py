@@ -1,0 +1,254 @@
+"""OpenVINO: every device that it reports (the CPU; Intel GPUs and NPUs where there are drivers).
+
+One session is one target: latency hint, one stream, `threads` is `INFERENCE_NUM_THREADS`. Precision `native`
+keeps float32 models in float32: left alone, OpenVINO computes in bfloat16 wherever the processor can, and
+would answer another question. Input sizes that are given are compiled in, as deployments do; thread pinning
+is OpenVINO's default.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+import openvino as ov
+
+from devices.clock import SystemClock
+from devices.engine import Tensors
+from devices.errors import EngineUnavailable, FailureCode, ModelRejected, WorkFailed
+from devices.inputs import check_dtype
+from devices.measurement import LayerProfile, LayerTime
+from devices.model_ref import InputSpec
+from devices.statistics import median
+from devices.target import Runtime
+
+PRECISION_HINTS = {"native": "f32", "fp16": "f16", "bf16": "bf16"}
+NUMPY_NAMES = {
+    "f16": "float16", "f32": "float32", "f64": "float64", "bf16": "bfloat16", "boolean": "bool",
+    "string": "string", **{f"i{bits}": f"int{bits}" for bits in (8, 16, 32, 64)},
+    **{f"u{bits}": f"uint{bits}" for bits in (8, 16, 32, 64)},
+}  # fmt: skip
+UNCONVERTED = (
+    re.compile(  # the summary of OpenVINO's conversion; operators are written as Conv-16, with their opset
+        r"(?:No conversion rule found for operations|Conversion is failed for): (?P<operators>[^\n]+)"
+    )
+)
+UNREADABLE = "Unable to read the model"
+MEMORY_SIGNS = (
+    "bad_alloc",
+    "Failed to allocate",
+    "Cannot allocate memory",
+    "out of memory",
+    "Out of memory",
+    "CL_OUT_OF",
+)
+MAX_DETAIL_CHARACTERS = 1500
+NS_PER_US = 1000
+
+
+class OpenVinoSession:
+    """A compiled model with one infer request."""
+
+    notes: Sequence[str] = ()
+
+    def __init__(self, inputs: Sequence[InputSpec], compiled: ov.CompiledModel) -> None:
+        self.inputs = inputs
+        self._names = [_name_of(port, f"output_{index}") for index, port in enumerate(compiled.outputs)]
+        self._keys = {spec.name: index for index, spec in enumerate(inputs)}
+        self.request = compiled.create_infer_request()
+
+    def run(self, tensors: Tensors) -> Tensors:
+        """Run once and wait. Inputs and outputs are shared with the runtime, not copied, as ONNX Runtime
+        does.
+        """
+        feed = {self._keys[name]: tensor for name, tensor in tensors.items()}
+        try:
+            results = self.request.infer(feed, share_inputs=True, share_outputs=True)
+        except RuntimeError as error:
+            raise failure_of_run(error) from error
+        return dict(zip(self._names, results.values(), strict=True))
+
+
+class OpenVinoEngine:
+    """Satisfies `devices.engine.Engine`."""
+
+    name = "openvino"
+
+    def __init__(self) -> None:
+        self.clock = SystemClock()
+        self.version = ov.__version__.split("-")[0]
+        self._core = ov.Core()
+        self._devices = {str(device).lower(): str(device) for device in self._core.available_devices}
+
+    def runtimes(self, thread_counts: Sequence[int]) -> Sequence[Runtime]:
+        """One per device and thread count; only the CPU's latency depends on threads, others come once."""
+        found: list[Runtime] = []
+        for slug in sorted(self._devices, key=lambda device: device != "cpu"):
+            counts = thread_counts if slug == "cpu" else thread_counts[:1]
+            found += [
+                Runtime(engine=self.name, version=self.version, provider=slug, threads=n) for n in counts
+            ]
+        return found
+
+    def load(
+        self, model: bytes, runtime: Runtime, input_shapes: Mapping[str, Sequence[int]]
+    ) -> OpenVinoSession:
+        """A compiled model, with the given sizes compiled in.
+
+        Raises `EngineUnavailable`, `ModelRejected` (model_invalid, operator_unsupported, inputs_invalid) and
+        `WorkFailed` (out_of_memory).
+        """
+        return self._load(model, runtime, input_shapes, {})
+
+    def profile_layers(
+        self, model: bytes, runtime: Runtime, tensors: Tensors, runs: int
+    ) -> LayerProfile | None:
+        """From OpenVINO's performance counters. Coverage is over the end-to-end time of the same runs."""
+        shapes = {name: tensor.shape for name, tensor in tensors.items()}
+        session = self._load(model, runtime, shapes, {"PERF_COUNT": True})
+        totals_ns: list[int] = []
+        nodes_ns: dict[tuple[str, str], list[int]] = {}
+        session.run(tensors)  # warm-up
+        for _ in range(runs):
+            before = self.clock.wall_ns()
+            session.run(tensors)
+            totals_ns.append(self.clock.wall_ns() - before)
+            for node in session.request.profiling_info:
+                if node.status == ov.ProfilingInfo.Status.EXECUTED:
+                    microseconds = node.real_time.total_seconds() * 1e6
+                    nodes_ns.setdefault((node.node_name, node.node_type), []).append(
+                        round(microseconds * NS_PER_US)
+                    )
+        if not nodes_ns:
+            return None
+        layers = tuple(
+            LayerTime(name=name, kind=kind, provider=runtime.provider, median_ns=round(median(values)))
+            for (name, kind), values in nodes_ns.items()
+        )
+        return LayerProfile(
+            layers=layers, coverage=sum(layer.median_ns for layer in layers) / median(totals_ns)
+        )
+
+    def _load(
+        self,
+        model: bytes,
+        runtime: Runtime,
+        input_shapes: Mapping[str, Sequence[int]],
+        extra: Mapping[str, object],
+    ) -> OpenVinoSession:
+        device = self._devices.get(runtime.provider)
+        if device is None:
+            raise EngineUnavailable(
+                f"OpenVINO {self.version} has no device {runtime.provider!r} here; "
+                f"it has {', '.join(self._devices)}"
+            )
+        try:
+            graph = self._core.read_model(model, b"")
+            inputs = [_declared(port, index) for index, port in enumerate(graph.inputs)]
+            _set_sizes(graph, inputs, input_shapes)
+            compiled = self._core.compile_model(graph, device, {**_configuration(runtime, device), **extra})
+            return OpenVinoSession(inputs, compiled)
+        except (RuntimeError, MemoryError) as error:
+            raise failure_of_load(error, self.version) from error
+
+
+def failure_of_load(error: Exception, version: str) -> ModelRejected | WorkFailed:
+    """What an error of reading or compiling means."""
+    message = str(error)
+    if isinstance(error, MemoryError) or any(sign in message for sign in MEMORY_SIGNS):
+        return WorkFailed(
+            FailureCode.OUT_OF_MEMORY,
+            f"compiling the model needs more memory than its limit: {_plain(message)}",
+        )
+    if match := UNCONVERTED.search(message):
+        return ModelRejected(
+            f"OpenVINO {version} cannot convert operator {match.group('operators').strip()!r} "
+            f"as this model uses it: {_plain(message)}",
+            FailureCode.OPERATOR_UNSUPPORTED,
+        )
+    if UNREADABLE in message:
+        return ModelRejected(f"OpenVINO {version} cannot read the file as ONNX", FailureCode.MODEL_INVALID)
+    return ModelRejected(
+        f"OpenVINO {version} refuses the model: {_plain(message)}", FailureCode.MODEL_INVALID
+    )
+
+
+def failure_of_run(error: Exception) -> WorkFailed:
+    """What an error of a run means: memory, or inputs that do not fit the model."""
+    message = str(error)
+    if any(sign in message for sign in MEMORY_SIGNS):
+        return WorkFailed(
+            FailureCode.OUT_OF_MEMORY,
+            f"running the model needs more memory than its limit: {_plain(message)}",
+        )
+    return WorkFailed(
+        FailureCode.INPUTS_INVALID,
+        f"OpenVINO cannot run the model with these input shapes: {_plain(message)}",
+    )
+
+
+def _configuration(runtime: Runtime, device: str) -> dict[str, object]:
+    if runtime.precision not in PRECISION_HINTS:
+        raise EngineUnavailable(
+            f"OpenVINO cannot convert to {runtime.precision!r}; it offers {', '.join(PRECISION_HINTS)}"
+        )
+    configuration: dict[str, object] = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": PRECISION_HINTS[runtime.precision],
+        "NUM_STREAMS": 1,
+    }
+    if device == "CPU":
+        configuration["INFERENCE_NUM_THREADS"] = runtime.threads
+    return configuration
+
+
+def _set_sizes(
+    graph: ov.Model, inputs: Sequence[InputSpec], input_shapes: Mapping[str, Sequence[int]]
+) -> None:
+    """Compile-time sizes of the inputs that were given. Raises `ModelRejected` where they do not fit the
+    graph.
+    """
+    unknown = sorted(set(input_shapes) - {spec.name for spec in inputs})
+    if unknown:
+        raise ModelRejected(
+            f"no input is named {', '.join(map(repr, unknown))}; "
+            f"the model's inputs are {[spec.name for spec in inputs]}",
+            FailureCode.INPUTS_INVALID,
+        )
+    shapes = {
+        index: ov.PartialShape(list(input_shapes[spec.name]))
+        for index, spec in enumerate(inputs)
+        if spec.name in input_shapes and spec.is_dynamic
+    }
+    if not shapes:
+        return
+    try:
+        graph.reshape(shapes)
+    except RuntimeError as error:
+        raise ModelRejected(
+            f"the graph does not fit input shapes {dict(input_shapes)}: {_plain(str(error))}",
+            FailureCode.INPUTS_INVALID,
+        ) from error
+
+
+def _declared(port: ov.Output, index: int) -> InputSpec:
+    shape = port.get_partial_shape()
+    if shape.rank.is_dynamic:
+        raise ModelRejected(
+            f"input {_name_of(port, f'input_{index}')!r} declares no rank; export the model with one",
+            FailureCode.INPUTS_INVALID,
+        )
+    axes = [None if axis.is_dynamic else axis.get_length() for axis in shape]
+    kind = port.get_element_type().get_type_name()
+    spec = InputSpec.declared(_name_of(port, f"input_{index}"), NUMPY_NAMES.get(kind, kind), axes)
+    check_dtype(spec)
+    return spec
+
+
+def _name_of(port: ov.Output, otherwise: str) -> str:
+    names = sorted(port.get_names())
+    return names[0] if names else otherwise
+
+
+def _plain(message: str) -> str:
+    return " ".join(message.split())[:MAX_DETAIL_CHARACTERS]
