@@ -1,0 +1,1 @@
+"""The daemon that runs on a device and works for a Laptime server."""

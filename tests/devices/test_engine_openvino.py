@@ -1,0 +1,90 @@
+"""OpenVINO behind the Protocol: the contract, and what its errors mean."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import TensorProto
+
+from devices.errors import EngineUnavailable, FailureCode, ModelRejected, WorkFailed
+from devices.target import Runtime
+
+pytest.importorskip("openvino", reason="openvino is not installed")
+
+from devices.engine import Engine
+from devices.engines.openvino import OpenVinoEngine, failure_of_load, failure_of_run
+from tests.contracts.engine_contract import EngineContract
+from tests.devices import onnx_models
+
+CPU = Runtime(engine="openvino", version="2026.4", provider="cpu", threads=1)
+
+
+class TestOpenVinoEngine(EngineContract):
+    @pytest.fixture
+    def engine(self) -> Engine:
+        return OpenVinoEngine()
+
+    @pytest.fixture
+    def model(self) -> bytes:
+        return onnx_models.two_layers()
+
+
+def test_native_precision_is_float32_even_where_the_processor_has_bfloat16() -> None:
+    """x = 1 + 2^-10 is lost in bfloat16, which has 8 bits of mantissa."""
+    session = OpenVinoEngine().load(onnx_models.two_layers(), CPU, {"x": (1, 8)})
+    x = np.full((1, 8), 1 + 2**-10, np.float32)
+    expected = np.maximum(x @ np.linspace(-1, 1, 32, dtype=np.float32).reshape(8, 4), 0)
+    np.testing.assert_allclose(next(iter(session.run({"x": x}).values())), expected, rtol=1e-5)
+
+
+def test_a_precision_that_it_cannot_convert_to_is_unavailable() -> None:
+    with pytest.raises(EngineUnavailable, match="native, fp16, bf16"):
+        OpenVinoEngine().load(onnx_models.two_layers(), CPU.model_copy(update={"precision": "int4"}), {})
+
+
+@pytest.mark.parametrize("domain", ["", "com.example"])
+def test_an_unknown_operator_is_named(domain: str) -> None:
+    with pytest.raises(ModelRejected, match="Frobnicate") as caught:
+        OpenVinoEngine().load(onnx_models.unknown_operator(domain), CPU, {"x": (1, 4)})
+    assert caught.value.code is FailureCode.OPERATOR_UNSUPPORTED
+
+
+def test_an_operator_that_it_cannot_convert_in_this_place_is_named() -> None:
+    message = "Model wasn't fully converted.\nSummary:\n-- Conversion is failed for: Conv-16, ReduceMean-16\n"
+    failure = failure_of_load(RuntimeError(message), "1.0")
+    assert isinstance(failure, ModelRejected)
+    assert failure.code is FailureCode.OPERATOR_UNSUPPORTED
+    assert "'Conv-16, ReduceMean-16'" in str(failure)
+
+
+@pytest.mark.parametrize("model", [b"", b"not protobuf at all"])
+def test_what_is_no_model_is_invalid(model: bytes) -> None:
+    with pytest.raises(ModelRejected) as caught:
+        OpenVinoEngine().load(model, CPU, {})
+    assert caught.value.code is FailureCode.MODEL_INVALID
+
+
+@pytest.mark.parametrize("shapes", [{"x": (1, 5)}, {"z": (1, 4)}])
+def test_sizes_that_do_not_fit_the_graph_are_refused(shapes: dict[str, tuple[int, ...]]) -> None:
+    with pytest.raises(ModelRejected) as caught:
+        OpenVinoEngine().load(onnx_models.mismatched_sizes(), CPU, shapes)
+    assert caught.value.code is FailureCode.INPUTS_INVALID
+
+
+def test_text_is_refused() -> None:
+    with pytest.raises(ModelRejected, match="string"):
+        OpenVinoEngine().load(onnx_models.with_input(TensorProto.STRING), CPU, {})
+
+
+def test_declared_axes_stay_dynamic_after_sizes_are_compiled_in() -> None:
+    session = OpenVinoEngine().load(onnx_models.two_layers(), CPU, {"x": (2, 8)})
+    assert session.inputs[0].shape == (None, 8)
+
+
+def test_want_of_memory_is_told_apart() -> None:
+    for failure in (
+        failure_of_load(RuntimeError("std::bad_alloc"), "1"),
+        failure_of_run(RuntimeError("std::bad_alloc")),
+    ):
+        assert isinstance(failure, WorkFailed)
+        assert failure.code is FailureCode.OUT_OF_MEMORY

@@ -1,0 +1,51 @@
+"""The registry: what is offered is found out in a child, and the parent loads no runtime library."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from devices.engines.registry import ENGINES, available_runtimes, create_engine, offered_runtimes
+from devices.errors import EngineUnavailable
+
+
+def test_every_name_makes_an_engine_of_that_name() -> None:
+    for name in ENGINES:
+        assert create_engine(name).name == name
+
+
+def test_an_unknown_name_lists_those_that_exist() -> None:
+    with pytest.raises(EngineUnavailable, match="fake, onnxruntime, openvino"):
+        available_runtimes(["tensorflow"], [1])
+
+
+def test_a_library_that_is_missing_offers_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "devices.engines.openvino", None)
+    with pytest.raises(EngineUnavailable, match="install"):
+        create_engine("openvino")
+    assert [r.engine for r in offered_runtimes(["openvino", "fake"], [1])] == ["fake"]
+
+
+def test_the_child_offers_what_the_names_ask_for() -> None:
+    found = available_runtimes(["onnxruntime", "fake"], [1, 2])
+    assert [(r.engine, r.provider, r.threads) for r in found if r.provider == "cpu"] == [
+        ("onnxruntime", "cpu", 1),
+        ("onnxruntime", "cpu", 2),
+        ("fake", "cpu", 1),
+        ("fake", "cpu", 2),
+    ]
+
+
+def test_the_parent_stays_small() -> None:
+    """Neither runtimes nor torch are imported by what the agent imports, and none by probing."""
+    program = (
+        "import sys; from devices.engines.registry import available_runtimes; import devices.sandbox; "
+        "assert available_runtimes(['onnxruntime'], [1]); "
+        "print([m for m in ('onnxruntime', 'openvino', 'torch', 'onnx') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert done.stdout.strip() == "[]"
