@@ -1,7 +1,8 @@
 """Measurement: what a device did, with everything needed to judge it later.
 
-Raw samples are kept in integer nanoseconds and statistics are chosen late (`devices.statistics`, `docs/measuring.md`). A measurement
-that fails its validity check is still a result: `verdict.is_valid` is false, the reasons say why, and it never trains a predictor.
+Raw samples are kept in integer nanoseconds and statistics are chosen late (`devices.statistics`,
+`docs/measuring.md`). A measurement that fails its validity check is still a result: `verdict.is_valid` is
+false, the reasons say why, and it never trains a predictor.
 """
 
 from __future__ import annotations
@@ -37,14 +38,17 @@ class Conditions(Value):
     temperature_c: float | None = None
     affinity: tuple[int, ...] = ()
     memory_available_bytes: int | None = None
-    steal_fraction: float | None = None  # share of processor time that the hypervisor gave to others since boot
+    steal_fraction: float | None = (
+        None  # share of processor time that the hypervisor gave to others since boot
+    )
     is_throttled: bool | None = None
 
 
 class Round(Value):
-    """A burst of consecutive samples. Rounds are spread over seconds, because a machine's speed drifts over seconds.
+    """A burst of consecutive samples. Rounds are spread over seconds, because a machine's speed drifts.
 
-    All times are of the engine's clock, in nanoseconds. `warmup_ns` were run first in this round and are no samples.
+    All times are of the engine's clock, in nanoseconds. `warmup_ns` were run first in this round and
+    are no samples.
     """
 
     started_at_ns: int = Field(ge=0)  # since the first round began
@@ -100,7 +104,7 @@ class Verdict(Value):
 
 
 class MeasurementPlan(Value):
-    """What to measure and how far to go. Times in seconds of work; the protocol's constants are in `devices.profile`."""
+    """What to measure and how far to go. The constants of the protocol are in `devices.levels`."""
 
     level: Level = Level.STANDARD
     with_layers: bool = False

@@ -1,6 +1,7 @@
 """ModelRef: an ONNX file, named by the SHA-256 of its bytes, with the sizes of its inputs.
 
-A model with dynamic axes has no latency until those axes have sizes, so sizes are part of what is asked. They are never guessed.
+A model with dynamic axes has no latency until those axes have sizes, so sizes are part of what is asked.
+They are never guessed.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ MAX_INPUT_BYTES = 1 << 30  # of one input tensor: more is a mistyped size
 
 
 class InputSpec(Value):
-    """One declared input: a number is a fixed size, a string names a dynamic axis, None is an unnamed dynamic axis."""
+    """One declared input. An axis is a fixed size, the name of a dynamic axis, or None: dynamic, unnamed."""
 
     name: str
     dtype: str  # numpy's name: float32, float16, int64, bool, ...
@@ -28,8 +29,13 @@ class InputSpec(Value):
 
     @classmethod
     def declared(cls, name: str, dtype: str, axes: Sequence[int | str | None]) -> InputSpec:
-        """From what a file or a runtime says. Exporters also write a dynamic axis as -1, 0, "" or "?": those are unnamed."""
-        shape = tuple(None if axis in ("", "?") or (isinstance(axis, int) and axis < 1) else axis for axis in axes)
+        """From what a file or a runtime says.
+
+        Exporters also write a dynamic axis as -1, 0, "" or "?": those are unnamed.
+        """
+        shape = tuple(
+            None if axis in ("", "?") or (isinstance(axis, int) and axis < 1) else axis for axis in axes
+        )
         return cls(name=name, dtype=dtype, shape=shape)
 
     @property
@@ -55,14 +61,16 @@ def resolve_input_shapes(
 ) -> dict[str, tuple[int, ...]]:
     """The complete shape of every declared input.
 
-    Fixed inputs need not be given. Raises `MissingInputSizes` naming every dynamic axis without a size, and `ModelRejected`
-    (code `inputs_invalid`) for an unknown input, a wrong rank, a contradicted fixed size, two sizes for one named axis, or a
-    size below 1.
+    Fixed inputs need not be given. Raises `MissingInputSizes` naming every dynamic axis without a size,
+    and `ModelRejected` (code `inputs_invalid`) for an unknown input, a wrong rank, a contradicted fixed
+    size, two sizes for one named axis, or a size below 1.
     """
     known = {spec.name for spec in declared}
     unknown = sorted(set(given) - known)
     if unknown:
-        raise _invalid(f"no input is named {', '.join(map(repr, unknown))}; the model's inputs are {sorted(known)}")
+        raise _invalid(
+            f"no input is named {', '.join(map(repr, unknown))}; the model's inputs are {sorted(known)}"
+        )
     axis_sizes: dict[str, int] = {}
     for spec in declared:
         if spec.name in given:
@@ -80,14 +88,19 @@ def resolve_input_shapes(
 
 def _check_against_declared(spec: InputSpec, shape: Sequence[int], axis_sizes: dict[str, int]) -> None:
     if len(shape) != len(spec.shape):
-        raise _invalid(f"input {spec.name!r} has {len(spec.shape)} axes {list(spec.shape)}, got {len(shape)}: {list(shape)}")
+        raise _invalid(
+            f"input {spec.name!r} has {len(spec.shape)} axes {list(spec.shape)}, "
+            f"got {len(shape)}: {list(shape)}"
+        )
     for axis, (declared, size) in enumerate(zip(spec.shape, shape, strict=True)):
         if size < 1:
             raise _invalid(f"input {spec.name!r} axis {axis} must be at least 1, got {size}")
         if isinstance(declared, int) and declared != size:
             raise _invalid(f"input {spec.name!r} axis {axis} is fixed at {declared}, got {size}")
         if isinstance(declared, str) and axis_sizes.setdefault(declared, size) != size:
-            raise _invalid(f"axis {declared!r} has two sizes: {axis_sizes[declared]} and {size} (input {spec.name!r})")
+            raise _invalid(
+                f"axis {declared!r} has two sizes: {axis_sizes[declared]} and {size} (input {spec.name!r})"
+            )
 
 
 def _resolve(

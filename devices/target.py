@@ -1,8 +1,8 @@
 """Device, Runtime and Target: what a latency belongs to.
 
-A latency without its target is meaningless. A target is a device together with the runtime that runs models on it, and its
-key reads like a path: ``rpi5-8gb/onnxruntime-1.31/cpu/t4`` (the idea of naming hardware, engine, version and precision
-in one key is NNLQP's, ICPP 2022).
+A latency without its target is meaningless. A target is a device together with the runtime that runs models
+on it, and its key reads like a path: ``rpi5-8gb/onnxruntime-1.31/cpu/t4`` (the idea of naming hardware,
+engine, version and precision in one key is NNLQP's, ICPP 2022).
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from devices.vocabulary import Value
 
 Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 
-# Instruction sets that change which kernels a runtime picks; everything else in the processor's flag list is noise.
+# Instruction sets that change which kernels a runtime picks; the rest of the processor's flag list is noise.
 RELEVANT_ISA_FLAGS = (
     "sse4_2", "avx", "fma", "f16c", "avx2", "avx_vnni", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16",
-    "avx512_fp16", "amx_int8", "amx_bf16", "neon", "asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2",
+    "avx512_fp16", "amx_int8", "amx_bf16", "neon", "asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve",
+    "sve2",
 )  # fmt: skip
 
 
@@ -65,7 +66,7 @@ class Runtime(Value):
 
     @property
     def key(self) -> str:
-        """The runtime's part of a target key; versions are cut to major.minor, which is what decides about kernels."""
+        """The runtime's part of a target key; versions are cut to major.minor, which decides on kernels."""
         parts = [f"{self.engine}-{_major_minor(self.version)}", self.provider, f"t{self.threads}"]
         if self.precision != "native":
             parts.append(self.precision)

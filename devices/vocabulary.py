@@ -6,6 +6,6 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Value(BaseModel):
-    """A frozen value. Unknown fields are ignored, so that an older agent and a newer server understand each other."""
+    """A frozen value. Unknown fields are ignored: an older agent and a newer server understand each other."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")

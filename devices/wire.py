@@ -12,9 +12,10 @@
 | POST /v1/agents/self/leases/{job_id}/fail | FailRequest | LeaseState |
 | GET  /v1/agents/self/models/{sha256} | | the model's bytes |
 
-Tokens travel as `Authorization: Bearer ...`. Delivery is at least once: `complete` and `fail` are spooled and resent until the server
-answers 2xx or 4xx, and the server accepts each (job, fence) once. A write with an old fence is answered 409 `lease_lost`, and the
-agent then kills its child and drops the result; a repeated write of an accepted result is answered 200.
+Tokens travel as `Authorization: Bearer ...`. Delivery is at least once: `complete` and `fail` are spooled
+and resent until the server answers 2xx or 4xx, and the server accepts each (job, fence) once. A write with
+an old fence is answered 409 `lease_lost`, and the agent then kills its child and drops the result; a
+repeated write of an accepted result is answered 200.
 """
 
 from __future__ import annotations
