@@ -45,6 +45,7 @@ DEFAULT_URL = "http://127.0.0.1:8731"
 RETRY_PAUSES_S = (0.2, 0.5, 1.0, 2.0)
 LONGEST_PAUSE_S = 10.0  # whatever Retry-After says
 JOB_POLL_S = 0.5
+RESTART_S = 60.0  # how long a wait outlasts a server that is away
 _CHUNK_BYTES = 1 << 20
 
 T = TypeVar("T", bound=BaseModel)
@@ -213,8 +214,15 @@ class Client:
         """The job, once it has ended. Waits as long as that takes; raises `ServerUnreachable` if the server
         goes away for long.
         """
+        answered_s = time.monotonic()
         while True:
-            job = self.job(job_id)
+            try:
+                job = self.job(job_id)
+            except ServerUnreachable:
+                if time.monotonic() - answered_s > RESTART_S:
+                    raise
+                continue
+            answered_s = time.monotonic()
             if on_progress is not None:
                 on_progress(job)
             if job.state.is_ended:

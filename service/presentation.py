@@ -156,6 +156,13 @@ def _objective(trial: TrialView, name: str, form: str, scale: float) -> str:
     return NOTHING if value is None else form.format(value * scale)
 
 
+def failure_of(job: JobView) -> str:
+    """One sentence about a job that did not succeed."""
+    if job.failure is None:
+        return f"job {job.id} was {job.state.value}"
+    return f"job {job.id} {job.state.value}: {job.failure.detail} ({job.failure.code})"
+
+
 def milliseconds(value: float | None) -> str:
     """Four significant digits, without an exponent."""
     if value is None:

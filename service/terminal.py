@@ -7,16 +7,19 @@ Progress goes to standard error, as a bar where that is a terminal and as a line
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from pydantic import BaseModel
+from pydantic_core import to_jsonable_python
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 Advance = Callable[[float, str], None]  # (share done in 0..1, what is going on)
+_NUMBER = re.compile(r"|–|[-+]?[0-9][0-9.,]*%?")
 _PLAIN_WIDTH = 160  # of output that is not a terminal: tables must not be cut at 80
 
 
@@ -37,7 +40,7 @@ class Terminal:
     def document(self, value: BaseModel | Mapping[str, Any] | Sequence[BaseModel]) -> None:
         """The result for programs; says nothing unless JSON was asked for."""
         if self.as_json:
-            print(json.dumps(_plain(value), ensure_ascii=False, indent=2), flush=True)
+            print(json.dumps(to_jsonable_python(value), ensure_ascii=False, indent=2), flush=True)
 
     def result(
         self, value: BaseModel | Mapping[str, Any] | Sequence[BaseModel], *shown: RenderableType
@@ -106,16 +109,5 @@ def _lines(console: Console, label: str) -> Advance:
     return advance
 
 
-def _plain(value: BaseModel | Mapping[str, Any] | Sequence[BaseModel]) -> Any:
-    if isinstance(value, BaseModel):
-        return value.model_dump(mode="json")
-    if isinstance(value, Mapping):
-        return {
-            key: _plain(item) if isinstance(item, BaseModel | Mapping | list | tuple) else item
-            for key, item in value.items()
-        }
-    return [_plain(item) if isinstance(item, BaseModel | Mapping | list | tuple) else item for item in value]
-
-
 def _is_number(cell: str) -> bool:
-    return cell == "" or cell.lstrip("-≤≥ ")[:1].isdigit() or cell in {"-", "–"}
+    return _NUMBER.fullmatch(cell) is not None

@@ -1,0 +1,1 @@
+"""The commands of `laptime`, one file a topic; `service.cli` puts them together."""

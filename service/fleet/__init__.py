@@ -1,0 +1,1 @@
+"""Devices, targets and the agents' side of the API."""

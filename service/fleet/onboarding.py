@@ -1,0 +1,94 @@
+"""Onboarding: what a new target measures first. One adapt job waits for one quick measurement of each
+reference model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from sqlalchemy.orm import Session
+
+from devices.measurement import Level, MeasurementPlan
+from devices.model_ref import resolve_input_shapes
+from predictor.reference_set import reference_models
+from service import models
+from service.artifacts import ArtifactStore
+from service.db import tables
+from service.fleet import repository
+from service.fleet.schemas import TargetState
+from service.jobs import queue
+from service.jobs.states import JobKind
+from service.models import ModelFacts
+from service.profiling import submit_profile
+
+MEASURING = "it measures the reference set; its onboarding job tells how far it is"
+NOT_ANNOUNCED = "the device's agent no longer offers this runtime"
+_PLAN = MeasurementPlan(level=Level.QUICK)
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceEntry:
+    """A reference model whose bytes are in the store."""
+
+    name: str
+    facts: ModelFacts
+    input_shapes: Mapping[str, tuple[int, ...]]
+
+
+@lru_cache(maxsize=8)
+def stored_reference_set(store: ArtifactStore) -> tuple[ReferenceEntry, ...]:
+    """The reference set, parsed and stored once per process and store. Call it outside a transaction."""
+    entries: list[ReferenceEntry] = []
+    for reference in reference_models():
+        facts = models.inspect_model(store, reference.model)
+        shapes = resolve_input_shapes(facts.inputs, reference.input_shapes)
+        entries.append(ReferenceEntry(reference.name, facts, shapes))
+    return tuple(entries)
+
+
+def onboard(session: Session, target: tables.Target, reference_set: Sequence[ReferenceEntry]) -> tables.Job:
+    """Queue a target's onboarding; the adapt job. A target with a live predictor stays ready meanwhile."""
+    adapt = queue.submit(
+        session, project_id=target.project_id, kind=JobKind.ADAPT, payload={}, target_id=target.id
+    )
+    for entry in reference_set:
+        model = models.register(
+            session, entry.facts, project_id=target.project_id, name=entry.name, origin="reference"
+        )
+        submit_profile(
+            session,
+            target=target,
+            model=model,
+            input_shapes=entry.input_shapes,
+            plan=_PLAN,
+            is_reference=True,
+            parent_id=adapt.id,
+        )
+    if target.live_predictor_id is None:
+        target.state, target.state_reason = TargetState.ONBOARDING.value, MEASURING
+    else:
+        target.state, target.state_reason = TargetState.READY.value, None
+    session.flush()
+    return adapt
+
+
+def retire(session: Session, target: tables.Target) -> None:
+    """The runtime is gone: its queued work can never be done, so it ends now, and its events say why."""
+    job_ids = repository.unfinished_jobs(session, target.id, [JobKind.ADAPT, JobKind.PROFILE])
+    for job_id in job_ids:
+        queue.emit(session, job_id, "target_retired", {"target": target.key, "detail": NOT_ANNOUNCED})
+    for job_id in job_ids:
+        queue.cancel(session, project_id=target.project_id, job_id=job_id)
+    target.state, target.state_reason = TargetState.RETIRED.value, NOT_ANNOUNCED
+    session.flush()
+
+
+def restore(session: Session, target: tables.Target, reference_set: Sequence[ReferenceEntry]) -> None:
+    """The runtime is back: a target with a predictor is ready again, any other starts its onboarding anew."""
+    if target.live_predictor_id is None:
+        onboard(session, target, reference_set)
+    else:
+        target.state, target.state_reason = TargetState.READY.value, None
+        session.flush()

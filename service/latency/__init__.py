@@ -1,0 +1,1 @@
+"""Models, latency queries and measurements."""

@@ -1,0 +1,148 @@
+"""Rows of models, targets and measurements. Every query is the project's."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import TypeVar
+
+from sqlalchemy import case, func, or_, select
+from sqlalchemy.orm import Session
+
+from devices.measurement import Estimate, Level
+from devices.vocabulary import Value
+from service.db import tables
+from service.errors import NotFound
+from service.measurements import decompressed
+from service.paging import PageRequest, Rows, paginate
+
+LEVELS = (Level.QUICK, Level.STANDARD, Level.CERTIFIED)  # each is worth more than the one before
+DOCUMENTS_AT_ONCE = 100  # with all their samples in memory
+Row = TypeVar("Row")
+Place = tuple[str, str, str]  # target id, model id, SHA-256 of the shapes
+
+
+class _Estimated(Value):
+    """The part of a measurement's document that answers need."""
+
+    estimate: Estimate
+
+
+def models(session: Session, project_id: str, page: PageRequest, *, origin: str | None) -> Rows[tables.Model]:
+    """Newest first."""
+    statement = select(tables.Model).where(tables.Model.project_id == project_id)
+    if origin is not None:
+        statement = statement.where(tables.Model.origin == origin)
+    return paginate(session, statement, page, key=tables.Model.id)
+
+
+def models_by_name(session: Session, project_id: str, names: Collection[str]) -> dict[str, tables.Model]:
+    """By id and by SHA-256, whichever was asked. Raises `NotFound` for the first that the project lacks."""
+    is_named = or_(tables.Model.id.in_(names), tables.Model.sha256.in_(names))
+    rows = session.scalars(select(tables.Model).where(tables.Model.project_id == project_id, is_named)).all()
+    return _all_found("model", names, ((name, row) for row in rows for name in (row.id, row.sha256)))
+
+
+def targets_by_name(session: Session, project_id: str, names: Collection[str]) -> dict[str, tables.Target]:
+    """By id and by key, whichever was asked. Raises `NotFound` for the first that the project lacks."""
+    is_named = or_(tables.Target.id.in_(names), tables.Target.key.in_(names))
+    rows = session.scalars(
+        select(tables.Target).where(tables.Target.project_id == project_id, is_named)
+    ).all()
+    return _all_found("target", names, ((name, row) for row in rows for name in (row.id, row.key)))
+
+
+def targets_by_id(session: Session, project_id: str, ids: Collection[str]) -> dict[str, tables.Target]:
+    """Those of the ids that are the project's."""
+    statement = select(tables.Target).where(tables.Target.project_id == project_id, tables.Target.id.in_(ids))
+    return {row.id: row for row in session.scalars(statement)}
+
+
+def models_by_id(session: Session, project_id: str, ids: Collection[str]) -> dict[str, tables.Model]:
+    """Those of the ids that are the project's."""
+    statement = select(tables.Model).where(tables.Model.project_id == project_id, tables.Model.id.in_(ids))
+    return {row.id: row for row in session.scalars(statement)}
+
+
+def best_measurements(
+    session: Session,
+    project_id: str,
+    *,
+    target_ids: Collection[str],
+    model_ids: Collection[str],
+    shapes: Collection[str],
+) -> dict[Place, tables.Measurement]:
+    """For each target, model and shapes the valid measurement of the highest level, and of those the
+    newest.
+    """
+    measurement = tables.Measurement
+    worth = case({level.value: rank for rank, level in enumerate(LEVELS)}, value=measurement.level, else_=-1)
+    place = (measurement.target_id, measurement.model_id, measurement.shapes_sha256)
+    order = (worth.desc(), measurement.created_at.desc(), measurement.id.desc())
+    ranked = (
+        select(measurement.id, func.row_number().over(partition_by=place, order_by=order).label("place"))
+        .where(
+            measurement.project_id == project_id,
+            measurement.is_valid,
+            measurement.target_id.in_(target_ids),
+            measurement.model_id.in_(model_ids),
+            measurement.shapes_sha256.in_(shapes),
+        )
+        .subquery()
+    )
+    best = select(measurement).join(ranked, ranked.c.id == measurement.id).where(ranked.c.place == 1)
+    return {(row.target_id, row.model_id, row.shapes_sha256): row for row in session.scalars(best)}
+
+
+def round_counts(session: Session, project_id: str, ids: Sequence[str]) -> dict[str, int]:
+    """From how many rounds each measurement's standard error comes, by its id."""
+    measurement = tables.Measurement
+    counts: dict[str, int] = {}
+    for start in range(0, len(ids), DOCUMENTS_AT_ONCE):
+        statement = select(measurement.id, measurement.document).where(
+            measurement.project_id == project_id, measurement.id.in_(ids[start : start + DOCUMENTS_AT_ONCE])
+        )
+        for row_id, document in session.execute(statement):
+            counts[row_id] = _Estimated.model_validate_json(decompressed(document)).estimate.round_count
+    return counts
+
+
+def measurements(
+    session: Session,
+    project_id: str,
+    page: PageRequest,
+    *,
+    target_id: str | None,
+    model_id: str | None,
+    job_id: str | None,
+) -> Rows[tables.Measurement]:
+    """Newest first, filtered by what is given."""
+    measurement = tables.Measurement
+    statement = select(measurement).where(measurement.project_id == project_id)
+    for column, wanted in (
+        (measurement.target_id, target_id),
+        (measurement.model_id, model_id),
+        (measurement.job_id, job_id),
+    ):
+        if wanted is not None:
+            statement = statement.where(column == wanted)
+    return paginate(session, statement, page, key=measurement.id)
+
+
+def measurement(session: Session, project_id: str, measurement_id: str) -> tables.Measurement:
+    """Raises `NotFound`."""
+    row = session.scalar(
+        select(tables.Measurement).where(
+            tables.Measurement.project_id == project_id, tables.Measurement.id == measurement_id
+        )
+    )
+    if row is None:
+        raise NotFound("measurement", measurement_id)
+    return row
+
+
+def _all_found(what: str, names: Iterable[str], found: Iterable[tuple[str, Row]]) -> dict[str, Row]:
+    rows = dict(found)
+    for name in names:
+        if name not in rows:
+            raise NotFound(what, name)
+    return rows

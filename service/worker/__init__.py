@@ -1,0 +1,1 @@
+"""The process that adapts predictors and runs searches."""
