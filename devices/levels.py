@@ -2,7 +2,7 @@
 
 | level | asks for | used for |
 |---|---|---|
-| quick | 10 samples over 0.3 s, one process | training predictors, onboarding |
+| quick | 10 samples over 0.3 s, the processor 70 % of the time | training predictors, onboarding |
 | standard | 64 samples over 2 s once warm; deviation (MAD) within 15 % of the median; p90 | answers, fronts |
 | certified | 662 samples over 60 s, two processes within 5 %, no throttling; p90, p99 | gates, publishing |
 
@@ -33,6 +33,7 @@ class Rules:
     span_s: float  # of the rounds of one process
     duty: float  # share of the span that samples fill, where the model is fast
     warmup_windows: int
+    min_occupancy: float  # processor time over wall time of the median run, on one thread
     percentiles: tuple[float, ...] = ()
     target_error: float | None = None  # of the median, as a fraction of it
     max_mad_fraction: float | None = None
@@ -42,16 +43,16 @@ class Rules:
 
 RULES = {
     Level.QUICK: Rules(
-        min_samples=10, min_span_s=0.3, processes=1, max_processes=1, rounds=6, span_s=0.9, duty=0.5,
-        warmup_windows=1,
+        min_samples=10, min_span_s=0.3, processes=1, max_processes=3, rounds=6, span_s=0.9, duty=0.5,
+        warmup_windows=1, min_occupancy=0.7, target_error=0.03,
     ),
     Level.STANDARD: Rules(
         min_samples=64, min_span_s=2.0, processes=4, max_processes=8, rounds=4, span_s=0.8, duty=0.6,
-        warmup_windows=3, percentiles=(0.9,), target_error=0.01, max_mad_fraction=0.15,
+        warmup_windows=3, min_occupancy=0.9, percentiles=(0.9,), target_error=0.01, max_mad_fraction=0.15,
     ),
     Level.CERTIFIED: Rules(
         min_samples=662, min_span_s=60.0, processes=2, max_processes=2, rounds=60, span_s=33.0, duty=0.8,
-        warmup_windows=3, percentiles=(0.9, 0.99), max_mad_fraction=0.15, max_disagreement=0.05,
-        must_not_throttle=True,
+        warmup_windows=3, min_occupancy=0.9, percentiles=(0.9, 0.99), max_mad_fraction=0.15,
+        max_disagreement=0.05, must_not_throttle=True,
     ),
 }  # fmt: skip

@@ -33,7 +33,7 @@ from devices.statistics import (
 )
 from devices.target import Runtime
 from devices.timing import NS_PER_S, TimingReport, TimingTask
-from devices.verdict import Evidence, broken_rules, discard_preempted
+from devices.verdict import Evidence, broken_rules, discard_preempted, median_occupancy
 from devices.version import agent_version
 from devices.vocabulary import Value
 
@@ -195,6 +195,9 @@ def _is_accurate(rounds: Sequence[Round], rules: Rules, runtime: Runtime) -> boo
     if rules.target_error is None:
         return True
     estimate = estimate_of(discard_preempted(rounds, runtime, min_samples=rules.min_samples), rules)
+    share = median_occupancy(estimate, runtime)
+    if share is not None and share < rules.min_occupancy:
+        return False
     return estimate.standard_error_ms <= rules.target_error * estimate.median_ms
 
 

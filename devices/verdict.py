@@ -19,7 +19,6 @@ from devices.timing import NS_PER_S
 ONE_THREAD_OCCUPANCY = 1 / 1.05  # processor time over wall time of a round; below it the round was preempted
 MANY_THREAD_OCCUPANCY = 1 / 1.15  # relative to the usual round: several threads never keep busy all the time
 MIN_KEPT_SHARE = 0.5  # of the rounds: discarding more would select, not clean
-MIN_OCCUPANCY = 0.9  # of the median run, on one thread: a few interrupted runs do not move the median
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,24 +116,33 @@ def _amount_reasons(rules: Rules, evidence: Evidence) -> list[str]:
 
 
 def _spread_reasons(rules: Rules, evidence: Evidence) -> list[str]:
-    """Levels that judge stability also judge whether the runs had the processor to themselves."""
-    if rules.max_mad_fraction is None:
-        return []
     reasons: list[str] = []
-    fraction = evidence.estimate.mad_ms / evidence.estimate.median_ms if evidence.estimate.median_ms else 0.0
-    if fraction > rules.max_mad_fraction:
+    estimate = evidence.estimate
+    fraction = estimate.mad_ms / estimate.median_ms if estimate.median_ms else 0.0
+    if rules.max_mad_fraction is not None and fraction > rules.max_mad_fraction:
         reasons.append(
             f"unstable: the median absolute deviation is {fraction:.0%} of the median, "
             f"the limit is {rules.max_mad_fraction:.0%}; measure again on a quieter machine"
         )
-    is_single = evidence.runtime.provider == "cpu" and evidence.runtime.threads == 1
-    median_ms, cpu_ms = evidence.estimate.median_ms, evidence.estimate.cpu_median_ms
-    if is_single and cpu_ms is not None and cpu_ms < MIN_OCCUPANCY * median_ms:
+    share = median_occupancy(estimate, evidence.runtime)
+    if share is not None and share < rules.min_occupancy:
         reasons.append(
-            f"preempted: the median run got {cpu_ms / median_ms:.0%} of one processor core, "
-            f"at least {MIN_OCCUPANCY:.0%} is needed; stop what else runs on the machine"
+            f"preempted: the median run got {share:.0%} of one processor core, "
+            f"at least {rules.min_occupancy:.0%} is needed; stop what else runs on the machine"
         )
     return reasons
+
+
+def median_occupancy(estimate: Estimate, runtime: Runtime) -> float | None:
+    """Share of one core that the median run got: a few interrupted runs do not move it.
+
+    None where it says nothing: several threads wait for one another, accelerators for the host.
+    """
+    if runtime.provider != "cpu" or runtime.threads != 1:
+        return None
+    if estimate.cpu_median_ms is None or not estimate.median_ms:
+        return None
+    return estimate.cpu_median_ms / estimate.median_ms
 
 
 def _process_reasons(rules: Rules, evidence: Evidence) -> list[str]:

@@ -228,6 +228,24 @@ class TestVerdict:
     def test_quick_does_not_judge_stability(self) -> None:
         assert measured(two_speeds, Level.QUICK).verdict.is_valid
 
+    def test_quick_looks_again_where_the_processor_was_busy_and_then_says_so(self) -> None:
+        def half_a_core(process: int, run: int, now: int) -> tuple[int, int]:
+            return 4 * MS, 2 * MS
+
+        found = measured(half_a_core, Level.QUICK)
+        assert codes(found) == ["preempted"]
+        assert "50% of one processor core, at least 70%" in found.verdict.reasons[0]
+        assert {r.process for r in found.rounds} == {0, 1, 2}
+
+    def test_quick_is_done_after_the_first_process_that_had_the_processor(self) -> None:
+        def busy_at_first(process: int, run: int, now: int) -> tuple[int, int]:
+            return (6 * MS, 2 * MS) if process == 0 else (2 * MS, 2 * MS)
+
+        found = measured(busy_at_first, Level.QUICK)
+        assert found.verdict.is_valid
+        assert {r.process for r in found.rounds} == {0, 1}
+        assert found.estimate.median_ms == 2
+
     @pytest.mark.parametrize(
         ("conditions", "counts", "expected"),
         [
