@@ -1,0 +1,201 @@
+"""`laptime-predictor`: look at a graph, and check predictions against measurements on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from devices.engines.registry import available_runtimes
+from devices.errors import DevicesError, EngineUnavailable
+from devices.hardware import read_device
+from devices.measurement import Level
+from devices.target import Runtime
+from predictor.errors import PredictorError
+from predictor.evaluate import AccuracyCard
+from predictor.graph import ModelGraph, Operator
+from predictor.local_study import Bench, MeasurementFile, Row, Study, run_study, subjects_in
+from predictor.onnx_reader import read_graph, summarise
+
+ENGINES = ("onnxruntime", "openvino")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit status."""
+    parsed = _parser().parse_args(arguments)
+    try:
+        if parsed.command == "graph":
+            return _graph(parsed)
+        return _evaluate(parsed)
+    except (PredictorError, DevicesError, OSError) as error:
+        print(f"laptime-predictor: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="laptime-predictor", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    graph = commands.add_parser("graph", help="print the costed operators of an ONNX model")
+    graph.add_argument("model", type=Path)
+    graph.add_argument("--shape", action="append", default=[], metavar="NAME=1x3x224x224", type=_shape,
+                       help="size of an input with dynamic axes; NAME= alone is a scalar")  # fmt: skip
+    graph.add_argument("--json", action="store_true", help="machine-readable output")
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="measure the reference set and a folder of models here, and print the prediction's error",
+    )
+    evaluate.add_argument(
+        "--models", type=Path, required=True, metavar="DIR", help="ONNX files, with a manifest.json or not"
+    )
+    evaluate.add_argument(
+        "--runtime",
+        default="onnxruntime/t1",
+        metavar="PARTS",
+        help="parts of a runtime's key, as in onnxruntime/cpu/t1 (default: %(default)s)",
+    )
+    evaluate.add_argument("--level", type=Level, choices=list(Level), default=Level.QUICK)
+    evaluate.add_argument(
+        "--cache", type=Path, metavar="FILE", help="JSON lines of measurements, to resume from"
+    )
+    evaluate.add_argument("--json", action="store_true", help="machine-readable output")
+    return parser
+
+
+def _shape(text: str) -> tuple[str, tuple[int, ...]]:
+    name, equals, sizes = text.rpartition("=")
+    try:
+        if not equals or not name:
+            raise ValueError
+        return name, tuple(int(size) for size in sizes.split("x") if sizes)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} does not look like NAME=1x3x224x224") from None
+
+
+def _graph(parsed: argparse.Namespace) -> int:
+    graph = read_graph(parsed.model.read_bytes(), dict(parsed.shape))
+    if parsed.json:
+        document = {**summarise(graph), "graph": [_document(graph, op) for op in graph.operators]}
+        print(json.dumps(document))
+        return 0
+    print(
+        f"{'operator':40} {'output':>20} {'precision':>9} "
+        f"{'MACs':>14} {'read':>11} {'written':>11} {'weights':>11}"
+    )
+    for op in graph.operators:
+        kind = op.full_kind if op.repeats == 1 else f"{op.full_kind} x{op.repeats}"
+        print(
+            f"{kind:40} {_output(graph, op):>20} {op.precision:>9} {op.macs:>14,} {op.bytes_read:>11,} "
+            f"{op.bytes_written:>11,} {op.parameters:>11,}"
+        )
+    print(
+        f"\n{len(graph.operators)} operators, {graph.macs / 1e6:,.2f} million multiply-accumulates, "
+        f"{graph.parameters:,} parameters in {graph.weight_bytes:,} bytes, "
+        f"{graph.activation_bytes:,} bytes written, "
+        f"depth {graph.depth}, opset {graph.opset}\ndigest {graph.digest}"
+    )
+    for note in graph.notes:
+        print(f"note: {note}")
+    return 0
+
+
+def _document(graph: ModelGraph, op: Operator) -> dict[str, object]:
+    shapes = {name: list(graph.tensors[name].shape) for name in (*op.inputs, *op.outputs) if name}
+    return {**asdict(op), "attributes": dict(op.attributes), "shapes": shapes}
+
+
+def _output(graph: ModelGraph, op: Operator) -> str:
+    return "x".join(map(str, graph.tensors[op.outputs[0]].shape)) if op.outputs and op.outputs[0] else ""
+
+
+def _evaluate(parsed: argparse.Namespace) -> int:
+    subjects = subjects_in(parsed.models)
+    device = read_device(None)
+    runtime = _runtime(parsed.runtime, sorted({1, device.hardware.physical_cores}))
+    bench = Bench(
+        device=device, runtime=runtime, level=parsed.level, file=MeasurementFile(parsed.cache),
+        report=lambda line: print(line, file=sys.stderr, flush=True),
+    )  # fmt: skip
+    study = run_study(bench, subjects)
+    if parsed.json:
+        print(json.dumps(_study_document(study)))
+    else:
+        _print_study(study)
+    return 0
+
+
+def _runtime(parts: str, thread_counts: Sequence[int]) -> Runtime:
+    """The first runtime of this machine whose key has all the given parts; `onnxruntime` matches any
+    version of it.
+    """
+    wanted = parts.split("/")
+    offered = available_runtimes(ENGINES, thread_counts)
+    for runtime in offered:
+        has = {*runtime.key.split("/"), runtime.engine}
+        if all(part in has for part in wanted):
+            return runtime
+    keys = ", ".join(runtime.key for runtime in offered) or "none"
+    raise EngineUnavailable(f"no runtime here matches {parts!r}; this machine offers {keys}")
+
+
+def _study_document(study: Study) -> dict[str, object]:
+    return {
+        "target": study.target_key,
+        "accuracy_card": study.card.model_dump(mode="json"),
+        "summary": None if study.summary is None else study.summary.model_dump(mode="json"),
+        "models": [
+            {
+                "name": row.name,
+                "family": row.family,
+                "prediction": None if row.prediction is None else asdict(row.prediction),
+                "measured_ms": row.measured_ms,
+                "error": row.error,
+                "failure": row.failure,
+            }
+            for row in study.rows
+        ],
+    }
+
+
+def _print_study(study: Study) -> None:
+    print(f"target {study.target_key}\n")
+    print(
+        f"{'model':34} {'predicted ms':>12} {'90 % interval':>23} "
+        f"{'measured ms':>12} {'error':>8}  extrapolates"
+    )
+    for row in study.rows:
+        print(_line(row))
+    print()
+    _print_card("reference set, each left out in turn", study.card)
+    if study.summary is not None:
+        _print_card("these models", study.summary)
+
+
+def _line(row: Row) -> str:
+    if row.prediction is None:
+        return f"{row.name:34} {row.failure}"
+    prediction = row.prediction
+    interval = f"{prediction.lower_ms:.3f} to {prediction.upper_ms:.3f}"
+    measured = f"{row.measured_ms:.3f}" if row.measured_ms is not None else "-"
+    error = f"{row.error:+.0%}" if row.error is not None else "-"
+    why = row.failure or ("; ".join(prediction.reasons) if prediction.extrapolates else "")
+    return f"{row.name:34} {prediction.median_ms:12.3f} {interval:>23} {measured:>12} {error:>8}  {why}"
+
+
+def _print_card(title: str, card: AccuracyCard) -> None:
+    if card.mape is None or card.median_ape is None:
+        print(f"{title}: {card.sample_count} measurements are too few to tell an error")
+        return
+    print(
+        f"{title}: {card.sample_count} models, mean error {card.mape:.1%}, median {card.median_ape:.1%}, "
+        f"within 10 % {card.within_10_percent:.0%}, within 25 % {card.within_25_percent:.0%}, "
+        f"90 % intervals hold {card.coverage_90:.0%}, upper/lower {card.mean_interval_width:.2f}"
+    )
+    for family, accuracy in card.by_family.items():
+        print(f"    {family:12} {accuracy.sample_count:3} models, mean error {accuracy.mape:.1%}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,155 @@
+"""ModelGraph: a parsed ONNX model at given input sizes. Operators with their costs, tensors with their
+shapes, no weights.
+
+Operators are what runs for each inference, in one topological order. What a runtime computes once, at load
+(constants, and all that depends on nothing but constants), is not among them: its results are tensors whose
+`role` is `constant`. Nested graphs are inlined: the operators of a taken branch, or of a loop body with
+their `repeats`.
+
+All costs of an `Operator` are of one inference, that is, already multiplied by its `repeats`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+Role = Literal["input", "constant", "overridable", "activation"]
+AttributeValue = int | float | str | tuple[int, ...] | tuple[float, ...] | tuple[str, ...]
+
+_BITS = {
+    "bool": 8, "int8": 8, "uint8": 8, "int16": 16, "uint16": 16,
+    "int32": 32, "uint32": 32, "int64": 64, "uint64": 64,
+    "float16": 16, "bfloat16": 16, "float32": 32, "float64": 64, "complex64": 64, "complex128": 128,
+    "float8e4m3fn": 8, "float8e4m3fnuz": 8, "float8e5m2": 8, "float8e5m2fnuz": 8, "float8e8m0": 8,
+    "float6e2m3": 6, "float6e3m2": 6,
+    "int4": 4, "uint4": 4, "float4e2m1": 4, "int2": 2, "uint2": 2,
+    "string": 128,  # a pointer and a length
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """One tensor. `dtype` is numpy's name, or ONNX's in lower case where numpy has none (bfloat16, int4,
+    ...).
+
+    `role`: `constant` is known when the model is loaded; `overridable` is an initializer that the file also
+    lists as an input, so that the caller may replace it and the runtime may not fold it; `input` and
+    `activation` are new in every inference.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    role: Role = "activation"
+
+    @property
+    def elements(self) -> int:
+        """Number of elements; 1 for a scalar."""
+        return math.prod(self.shape)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes when densely packed: two 4-bit elements share a byte."""
+        return -(-self.elements * bits_of(self.dtype) // 8)
+
+    @property
+    def is_weight(self) -> bool:
+        """Whether the model file, and not the caller, fills this tensor."""
+        return self.role in ("constant", "overridable")
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """One node that runs. `inputs` and `outputs` name tensors of the graph; an omitted optional input is
+    "".
+
+    `kind` is the ONNX operator type and `domain` its domain ("" is ONNX itself). `macs`:
+    multiply-accumulates. `parameters`: elements of the weights that it reads. `precision`: what the
+    arithmetic is done in (float32, float16, int8, int4, ...). `repeats`: how often it runs in one
+    inference, 1 outside of loops.
+    """
+
+    name: str
+    kind: str
+    domain: str
+    attributes: Mapping[str, AttributeValue]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    macs: int
+    bytes_read: int
+    bytes_written: int
+    parameters: int
+    precision: str
+    repeats: int = 1
+
+    @property
+    def full_kind(self) -> str:
+        """The kind with its domain where that is not ONNX's own: `com.microsoft/MatMulNBits`."""
+        return f"{self.domain}/{self.kind}" if self.domain else self.kind
+
+
+@dataclass(frozen=True)
+class ModelGraph:
+    """Operators in topological order, tensors by name, and what is worth telling the user (`notes`).
+
+    `digest` is a SHA-256 that depends on structure, shapes, dtypes and attributes, but on no weight, no
+    name and no order of nodes: two models with one digest have one latency.
+    """
+
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    operators: tuple[Operator, ...]
+    tensors: Mapping[str, TensorInfo] = field(repr=False)
+    opset: int
+    digest: str
+    notes: tuple[str, ...] = ()
+
+    @cached_property
+    def macs(self) -> int:
+        """Multiply-accumulates of one inference."""
+        return sum(op.macs for op in self.operators)
+
+    @cached_property
+    def weights(self) -> tuple[TensorInfo, ...]:
+        """The weights that running operators read, each once."""
+        names = {name for op in self.operators for name in op.inputs if name and self.tensors[name].is_weight}
+        return tuple(self.tensors[name] for name in sorted(names))
+
+    @cached_property
+    def parameters(self) -> int:
+        """Elements of all weights; a weight that two operators share counts once."""
+        return sum(tensor.elements for tensor in self.weights)
+
+    @cached_property
+    def weight_bytes(self) -> int:
+        """Bytes of all weights, each once."""
+        return sum(tensor.size_bytes for tensor in self.weights)
+
+    @cached_property
+    def activation_bytes(self) -> int:
+        """Bytes that all operators write in one inference."""
+        return sum(op.bytes_written for op in self.operators)
+
+    @cached_property
+    def bytes_moved(self) -> int:
+        """Bytes that all operators read and write in one inference, as if nothing were fused."""
+        return sum(op.bytes_read + op.bytes_written for op in self.operators)
+
+    @cached_property
+    def depth(self) -> int:
+        """Operators on the longest path."""
+        level: dict[str, int] = {}
+        for op in self.operators:
+            above = max((level.get(name, 0) for name in op.inputs), default=0)
+            for name in filter(None, op.outputs):
+                level[name] = above + op.repeats
+        return max(level.values(), default=0)
+
+
+def bits_of(dtype: str) -> int:
+    """Bits of one element of a dtype that `TensorInfo` may name."""
+    return _BITS[dtype]

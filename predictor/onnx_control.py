@@ -1,0 +1,211 @@
+"""Operators that hold nested graphs: If, Loop and Scan, inlined.
+
+Of an If whose condition is not known, the branch with more multiply-accumulates is taken: an upper bound,
+which the graph's notes say. A Loop needs a known trip count, a Scan has one by its shapes; a body is walked
+once, and its operators carry `repeats`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import onnx
+
+from predictor.errors import GraphCode, GraphRejected
+from predictor.onnx_nodes import Attributes, Node, attributes_of, malformed, rejected
+from predictor.onnx_order import label_of
+from predictor.onnx_shapes import Typed
+from predictor.onnx_slots import Slot
+from predictor.onnx_values import integers
+from predictor.onnx_walk import ControlFlow, Scope, Walk, inputs_of
+
+MAX_TRIPS = 1_000_000  # of a Loop: exporters write "until the condition ends it" as a huge count
+
+
+@dataclass(frozen=True, slots=True)
+class _Branch:
+    """One walked branch of an If."""
+
+    label: str
+    nodes: tuple[Node, ...]
+    results: tuple[Slot, ...]
+    macs: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Repeated:
+    """A walked body: the state that it was given, what it makes, and how often it runs."""
+
+    given: Sequence[Slot]
+    results: tuple[Slot, ...]
+    trips: int
+
+
+def walk_if(walk: Walk, node: onnx.NodeProto, scope: Scope, prefix: str) -> None:
+    """Inline the branch that runs. Where either may, take the costlier, with a note."""
+    condition = scope.get(node.input[0]) if node.input else None
+    graphs = {attribute.name: attribute.g for attribute in node.attribute}
+    if condition is None or set(graphs) != {"then_branch", "else_branch"}:
+        raise malformed(node, "needs a condition and two branches")
+    if condition.value is not None and condition.value.size == 1:
+        label = "then_branch" if condition.value.item() else "else_branch"
+        taken = _branch(walk, node, graphs[label], label=label, scope=scope, prefix=prefix)
+    else:
+        taken = _costlier(walk, node, graphs, scope=scope, prefix=prefix)
+    if condition.role != "constant":
+        walk.emit(node, {"taken": taken.label}, inputs=[condition], outputs=[])
+    walk.nodes.extend(taken.nodes)
+    for name, slot in zip(node.output, taken.results, strict=False):
+        scope[name] = slot
+
+
+def walk_loop(walk: Walk, node: onnx.NodeProto, scope: Scope, prefix: str) -> None:
+    """Inputs: trip count, condition, carried values. Outputs: the carried values, then one stacked
+    tensor per further result.
+    """
+    body = _body(node)
+    inputs = inputs_of(node, scope)
+    carried = [slot for slot in inputs[2:] if slot is not None]
+    trips = _trips(walk, node, inputs[:2])
+    inner = scope.new_child()
+    if len(body.input) != len(carried) + 2 or len(body.output) < len(carried) + 1:
+        raise malformed(node, "has a body that does not take what it is given")
+    inner[body.input[0].name] = walk.slot(("int64", ()), prefix + "iteration")
+    inner[body.input[1].name] = walk.slot(("bool", ()), prefix + "condition")
+    for declared, slot in zip(body.input[2:], carried, strict=True):
+        inner[declared.name] = _variable(walk, node, slot, prefix + declared.name)
+    with walk.repeated(trips):
+        results = walk.graph(body, inner, prefix)
+    stacked = [(slot.dtype, (trips, *slot.shape)) for slot in results[len(carried) + 1 :]]
+    _bind(walk, node, _Repeated(carried, results[1:], trips), stacked=stacked, scope=scope, prefix=prefix)
+
+
+def walk_scan(walk: Walk, node: onnx.NodeProto, scope: Scope, prefix: str) -> None:
+    """Inputs: states, then tensors of which each trip takes one slice. Outputs: states, then stacked
+    slices.
+    """
+    body, attributes = _body(node), attributes_of(node)
+    if walk.opsets.get("", 0) < 9:
+        raise rejected(
+            node, "has the form of opset 8, which is not followed; convert the model to opset 9 or later"
+        )
+    inputs = [slot for slot in inputs_of(node, scope) if slot is not None]
+    states = inputs[: len(inputs) - integers(attributes.get("num_scan_inputs"), (0,))[0]]
+    scanned = inputs[len(states) :]
+    axes = integers(attributes.get("scan_input_axes"), [0] * len(scanned))
+    if len(body.input) != len(inputs) or not scanned or any(not slot.shape for slot in scanned):
+        raise malformed(node, "has a body that does not take what it is given")
+    inner = scope.new_child()
+    for declared, slot in zip(body.input, states, strict=False):
+        inner[declared.name] = _variable(walk, node, slot, prefix + declared.name)
+    for declared, slot, axis in zip(body.input[len(states) :], scanned, axes, strict=True):
+        at = axis % len(slot.shape)
+        shape = (*slot.shape[:at], *slot.shape[at + 1 :])
+        inner[declared.name] = walk.slot((slot.dtype, shape), prefix + declared.name)
+    trips = scanned[0].shape[axes[0] % len(scanned[0].shape)]
+    with walk.repeated(trips):
+        results = walk.graph(body, inner, prefix)
+    stacked = _stacked(results[len(states) :], attributes, trips)
+    _bind(walk, node, _Repeated(states, results, trips), stacked=stacked, scope=scope, prefix=prefix)
+
+
+CONTROL: Mapping[str, ControlFlow] = {"If": walk_if, "Loop": walk_loop, "Scan": walk_scan}
+
+
+def _costlier(
+    walk: Walk, node: onnx.NodeProto, graphs: Mapping[str, onnx.GraphProto], *, scope: Scope, prefix: str
+) -> _Branch:
+    branches: list[_Branch] = []
+    refusals: list[GraphRejected] = []
+    for label in ("then_branch", "else_branch"):
+        try:
+            branches.append(_branch(walk, node, graphs[label], label=label, scope=scope, prefix=prefix))
+        except GraphRejected as refusal:
+            if (
+                refusal.code is not GraphCode.INPUTS_INVALID
+            ):  # else: a branch made for other sizes than the ones given
+                raise
+            refusals.append(refusal)
+    if not branches:
+        raise refusals[0]
+    taken = max(branches, key=lambda branch: (branch.macs, len(branch.nodes)))
+    why = "the other does not fit these input sizes" if refusals else "the costlier of the two"
+    walk.note(f"{label_of(node)}: which branch runs depends on the data; costed with {taken.label}, {why}")
+    return taken
+
+
+def _branch(
+    walk: Walk, node: onnx.NodeProto, graph: onnx.GraphProto, *, label: str, scope: Scope, prefix: str
+) -> _Branch:
+    """Walk a branch and take what it emitted back out of the walk: the caller decides which branch runs."""
+    nodes_before, notes_before = len(walk.nodes), len(walk.notes)
+    try:
+        results = walk.graph(graph, scope.new_child(), f"{prefix}{label}/")
+        nodes = tuple(walk.nodes[nodes_before:])
+    except GraphRejected:
+        del walk.notes[notes_before:]
+        raise
+    finally:
+        del walk.nodes[nodes_before:]
+    if len(results) < len(node.output):
+        raise malformed(node, f"has a {label} with too few outputs")
+    return _Branch(label, nodes, results, sum(inner.macs for inner in nodes))
+
+
+def _body(node: onnx.NodeProto) -> onnx.GraphProto:
+    for attribute in node.attribute:
+        if attribute.name == "body" and attribute.type == onnx.AttributeProto.GRAPH:
+            graph: onnx.GraphProto = attribute.g
+            return graph
+    raise malformed(node, "has no body")
+
+
+def _trips(walk: Walk, node: onnx.NodeProto, given: Sequence[Slot | None]) -> int:
+    count = given[0] if given else None
+    value = None if count is None or count.value is None or count.value.size != 1 else int(count.value.item())
+    if value is None or value > MAX_TRIPS:
+        raise rejected(node, "runs until the data says stop; give it a constant trip count")
+    if len(given) > 1 and given[1] is not None:
+        walk.note(f"{label_of(node)}: may stop early; costed for all of its {value} trips")
+    return max(value, 0)
+
+
+def _variable(walk: Walk, node: onnx.NodeProto, slot: Slot, name: str) -> Slot:
+    """A carried value inside the body: it has the shape of what comes in, and another value each trip."""
+    if slot.items is not None:
+        raise rejected(node, "carries a sequence of tensors, which is not followed")
+    return walk.slot((slot.dtype, slot.shape), name)
+
+
+def _stacked(results: Sequence[Slot], attributes: Attributes, trips: int) -> list[Typed]:
+    axes = integers(attributes.get("scan_output_axes"), [0] * len(results))
+    typed: list[Typed] = []
+    for slot, axis in zip(results, axes, strict=False):
+        at = axis % (len(slot.shape) + 1)
+        typed.append((slot.dtype, (*slot.shape[:at], trips, *slot.shape[at:])))
+    return typed
+
+
+def _bind(
+    walk: Walk, node: onnx.NodeProto, body: _Repeated, *, stacked: Sequence[Typed], scope: Scope, prefix: str
+) -> None:
+    """Name the outputs, and emit the loop itself, which ties what comes out to what the body made."""
+    if any(slot.items is not None for slot in body.results):
+        raise rejected(node, "carries a sequence of tensors, which is not followed")
+    for before, after in zip(body.given, body.results, strict=False):
+        if before.shape != after.shape:
+            raise rejected(
+                node,
+                f"carries a value whose shape changes in one trip, from {list(before.shape)} "
+                f"to {list(after.shape)}",
+            )
+    typed = [*((slot.dtype, slot.shape) for slot in body.given), *stacked]
+    if len(typed) < len(node.output):
+        raise malformed(node, "has a body with too few outputs")
+    outputs: list[Slot] = []
+    for name, entry in zip(node.output, typed, strict=False):
+        if name:
+            scope[name] = walk.slot(entry, prefix + name)
+            outputs.append(scope[name])
+    walk.emit(node, {"trips": body.trips}, inputs=[*body.given, *body.results], outputs=outputs)

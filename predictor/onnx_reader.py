@@ -1,0 +1,270 @@
+"""ModelGraph from the bytes of an ONNX file. Nothing is written, no other file is opened, and no weight is
+looked at.
+
+A file that cannot be read, or holds something that cannot be costed, is refused with `GraphRejected`, which
+names the operator, tensor or axis: nothing is guessed silently. What was assumed stands in the graph's
+`notes`.
+"""
+
+from __future__ import annotations
+
+from collections import ChainMap, Counter
+from collections.abc import Mapping, Sequence
+
+import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # onnx brings it, without stubs
+
+from devices.errors import MissingInputSizes, ModelRejected
+from devices.model_ref import MAX_INPUT_BYTES, InputSpec, resolve_input_shapes
+from predictor.costs import cost_of
+from predictor.digest import digest_of
+from predictor.errors import GraphCode, GraphRejected
+from predictor.graph import ModelGraph, Operator, TensorInfo
+from predictor.onnx_control import CONTROL
+from predictor.onnx_functions import check_size, without_functions
+from predictor.onnx_nodes import Node
+from predictor.onnx_slots import Slot, dtype_of
+from predictor.onnx_walk import Scope, Walk
+
+MAX_MODEL_BYTES = 1 << 30
+_MAX_DIGEST_INTEGERS = 32
+_MAX_OPSET = 1 << 20
+_DEQUANTISES = ("DequantizeLinear", "com.microsoft/DequantizeLinear")
+_MULTIPLIES = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul"))
+
+
+def read_inputs(model: bytes) -> tuple[InputSpec, ...]:
+    """What the model declares as inputs, without those that are initializers. Raises `GraphRejected`."""
+    return _declared_inputs(_parsed(model))
+
+
+def read_graph(model: bytes, input_shapes: Mapping[str, Sequence[int]]) -> ModelGraph:
+    """The costed graph at the given input sizes; inputs whose sizes the file fixes need none.
+
+    Raises `GraphRejected`: `missing_input_sizes` names every dynamic axis without a size, `inputs_invalid`
+    sizes that do not fit, `operator_unsupported` an operator without a known cost or with an unknowable
+    size, `malformed`, `external_data`, `too_large`.
+    """
+    return _read(without_functions(_parsed(model)), input_shapes)
+
+
+def summarise(graph: ModelGraph) -> dict[str, object]:
+    """The figures that a listing of models shows; plain data, ready for JSON."""
+    return {
+        "operators": dict(sorted(Counter(op.full_kind for op in graph.operators).items())),
+        "operator_count": len(graph.operators),
+        "parameters": graph.parameters,
+        "weight_bytes": graph.weight_bytes,
+        "macs": graph.macs,
+        "macs_by_precision": _macs_by_precision(graph),
+        "activation_bytes": graph.activation_bytes,
+        "depth": graph.depth,
+        "opset": graph.opset,
+        "digest": graph.digest,
+        "notes": list(graph.notes),
+    }
+
+
+def _macs_by_precision(graph: ModelGraph) -> dict[str, int]:
+    totals: Counter[str] = Counter()
+    for op in graph.operators:
+        if op.macs:
+            totals[op.precision] += op.macs
+    return dict(sorted(totals.items()))
+
+
+def _parsed(model: bytes) -> onnx.ModelProto:
+    if len(model) > MAX_MODEL_BYTES:
+        raise GraphRejected(
+            f"the model has {len(model)} bytes, at most {MAX_MODEL_BYTES} are allowed", GraphCode.TOO_LARGE
+        )
+    try:
+        parsed: onnx.ModelProto = onnx.ModelProto.FromString(model)
+    except DecodeError as error:
+        raise GraphRejected(
+            f"these bytes are not an ONNX file, or it is cut off: {error}", GraphCode.MALFORMED
+        ) from error
+    if not parsed.HasField("graph") or not parsed.graph.output:
+        raise GraphRejected(
+            "these bytes are not an ONNX file: no graph with an output is in them", GraphCode.MALFORMED
+        )
+    check_size(parsed)
+    return parsed
+
+
+def _opsets(model: onnx.ModelProto) -> dict[str, int]:
+    opsets = {
+        "" if entry.domain == "ai.onnx" else entry.domain: entry.version for entry in model.opset_import
+    }
+    if not opsets and model.ir_version < 3:
+        return {"": 1}  # before IR version 3 files had no such list
+    for domain, version in opsets.items():
+        if not 1 <= version <= _MAX_OPSET:
+            raise GraphRejected(
+                f"the file imports version {version} of {domain or 'ai.onnx'!r}, which cannot exist",
+                GraphCode.MALFORMED,
+            )
+    return opsets
+
+
+def _declared_inputs(model: onnx.ModelProto) -> tuple[InputSpec, ...]:
+    stored = {tensor.name for tensor in model.graph.initializer}
+    stored |= {sparse.values.name for sparse in model.graph.sparse_initializer}
+    specs: list[InputSpec] = []
+    for declared in model.graph.input:
+        if declared.name in stored:
+            continue
+        if not declared.type.HasField("tensor_type"):
+            raise GraphRejected(
+                f"input {declared.name!r} is not a tensor; give the model tensors as inputs",
+                GraphCode.OPERATOR_UNSUPPORTED,
+            )
+        tensor = declared.type.tensor_type
+        axes: list[int | str | None] = [
+            dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None for dim in tensor.shape.dim
+        ]
+        dtype = dtype_of(tensor.elem_type, f"input {declared.name!r}")
+        specs.append(InputSpec.declared(declared.name, dtype, axes))
+    names = Counter(spec.name for spec in specs)
+    if any(count > 1 for count in names.values()):
+        raise GraphRejected(f"input {names.most_common(1)[0][0]!r} is declared twice", GraphCode.MALFORMED)
+    return tuple(specs)
+
+
+def _resolved(specs: Sequence[InputSpec], given: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
+    try:
+        return resolve_input_shapes(specs, given)
+    except MissingInputSizes as error:
+        raise GraphRejected(str(error), GraphCode.MISSING_INPUT_SIZES, error.missing) from error
+    except ModelRejected as error:
+        raise GraphRejected(str(error), GraphCode.INPUTS_INVALID) from error
+
+
+def _read(model: onnx.ModelProto, input_shapes: Mapping[str, Sequence[int]]) -> ModelGraph:
+    specs = _declared_inputs(model)
+    shapes = _resolved(specs, input_shapes)
+    opsets = _opsets(model)
+    walk = Walk(
+        opsets=opsets,
+        ir_version=model.ir_version,
+        has_fixed_inputs=not any(spec.is_dynamic for spec in specs),
+        control=CONTROL,
+    )
+    scope: Scope = ChainMap({})
+    inputs = [walk.slot((spec.dtype, shapes[spec.name]), spec.name, "input") for spec in specs]
+    for slot in inputs:
+        if slot.info.size_bytes > MAX_INPUT_BYTES:
+            raise GraphRejected(
+                f"input {slot.name!r} takes {slot.info.size_bytes} bytes at {list(slot.shape)}, "
+                f"at most {MAX_INPUT_BYTES} are allowed; give smaller sizes",
+                GraphCode.TOO_LARGE,
+            )
+        scope[slot.name] = slot
+    outputs = walk.graph(model.graph, scope)
+    if any(slot.items is not None for slot in outputs):
+        raise GraphRejected(
+            "an output is a sequence of tensors; make it a tensor", GraphCode.OPERATOR_UNSUPPORTED
+        )
+    return _finished(walk, inputs, outputs, notes=(*_findings(model, walk), *walk.notes))
+
+
+def _findings(model: onnx.ModelProto, walk: Walk) -> list[str]:
+    """What in the file costs time for nothing."""
+    listed = {declared.name for declared in model.graph.input}
+    replaceable = [tensor.name for tensor in model.graph.initializer if tensor.name in listed]
+    if walk.ir_version < 4 or not replaceable:
+        return []
+    return [
+        f"{len(replaceable)} weights are also listed as inputs of the graph ({replaceable[0]!r}, ...): "
+        "a runtime must expect other values at each call and may not fold them into their operators; "
+        "remove them from the inputs"
+    ]
+
+
+def _finished(
+    walk: Walk, inputs: Sequence[Slot], outputs: Sequence[Slot], *, notes: Sequence[str]
+) -> ModelGraph:
+    live = _live(walk.nodes, outputs)
+    slots = {slot.name: slot for node in live for slot in (*node.inputs, *node.outputs) if slot is not None}
+    slots |= {slot.name: slot for slot in (*inputs, *outputs)}
+    tensors = {name: slot.info for name, slot in slots.items()}
+    quantised = _quantised_products(live)
+    operators = tuple(_operator(node, tensors, quantised.get(index)) for index, node in enumerate(live))
+    ends = tuple(tensors[slot.name] for slot in outputs)
+    starts = tuple(tensors[slot.name] for slot in inputs)
+    integers = {name: value for name, slot in slots.items() if (value := _short_integers(slot)) is not None}
+    opset = walk.opsets.get("", 0)
+    digest = digest_of(operators, tensors, inputs=starts, outputs=ends, integers=integers, opset=opset)
+    return ModelGraph(
+        inputs=starts,
+        outputs=ends,
+        operators=operators,
+        tensors=tensors,
+        opset=opset,
+        digest=digest,
+        notes=tuple(notes),
+    )
+
+
+def _short_integers(slot: Slot) -> tuple[int, ...] | None:
+    if slot.role not in ("constant", "overridable") or slot.dtype != "int64" or slot.value is None:
+        return None
+    return tuple(slot.value.ravel().tolist()) if slot.value.size <= _MAX_DIGEST_INTEGERS else None
+
+
+def _live(nodes: Sequence[Node], outputs: Sequence[Slot]) -> list[Node]:
+    """Operators that an output needs, as a runtime keeps them. Decisions (an If without outputs of its
+    own) are kept.
+    """
+    needed = {slot.name for slot in outputs}
+    live: list[Node] = []
+    for node in reversed(nodes):
+        made = [slot.name for slot in node.outputs if slot is not None]
+        if not made or any(name in needed for name in made):
+            live.append(node)
+            needed.update(slot.name for slot in node.inputs if slot is not None)
+    live.reverse()
+    return live
+
+
+def _quantised_products(nodes: Sequence[Node]) -> dict[int, str]:
+    """Which products run on integers although the file writes them on floats between DequantizeLinear nodes
+    (QDQ).
+
+    Both operands dequantised from 8 bits: int8. Only the right one, from at most 8 bits and of a matrix
+    product: weight-only, named after the weight's dtype. Everything else is computed as written.
+    """
+    dequantised: dict[str, str] = {}
+    found: dict[int, str] = {}
+    for index, node in enumerate(nodes):
+        if node.full_kind in _DEQUANTISES and node.inputs[0] is not None and node.outputs[0] is not None:
+            dequantised[node.outputs[0].name] = node.inputs[0].dtype
+        elif node.full_kind in _MULTIPLIES and len(node.inputs) > 1:
+            left, right = (
+                dequantised.get(slot.name, "") if slot is not None else "" for slot in node.inputs[:2]
+            )
+            if left.endswith("int8") and right.endswith("int8"):
+                found[index] = "int8"
+            elif not left and right in ("int4", "uint4", "int2", "uint2") and node.kind in ("MatMul", "Gemm"):
+                found[index] = right.removeprefix("u")
+    return found
+
+
+def _operator(node: Node, tensors: Mapping[str, TensorInfo], precision: str | None) -> Operator:
+    inputs = [None if slot is None else tensors[slot.name] for slot in node.inputs]
+    outputs = [None if slot is None else tensors[slot.name] for slot in node.outputs]
+    cost = cost_of(node.full_kind, node.attributes, inputs=inputs, outputs=outputs)
+    return Operator(
+        name=node.name,
+        kind=node.kind,
+        domain=node.domain,
+        attributes=node.attributes,
+        inputs=tuple("" if slot is None else slot.name for slot in node.inputs),
+        outputs=tuple("" if slot is None else slot.name for slot in node.outputs),
+        macs=cost.macs * node.repeats,
+        bytes_read=cost.bytes_read * node.repeats,
+        bytes_written=cost.bytes_written * node.repeats,
+        parameters=cost.parameters,
+        precision=precision or cost.precision,
+        repeats=node.repeats,
+    )

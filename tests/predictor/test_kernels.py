@@ -1,0 +1,176 @@
+"""Fusion into kernels, their classes, and the features made of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+from devices.target import Hardware, Runtime
+from predictor.features import CLASSES, FEATURE_NAMES, class_times_ms, describe, features_of
+from predictor.graph import ModelGraph
+from predictor.kernels import kernels_of
+from predictor.onnx_reader import read_graph
+from predictor.reference_set import reference_models
+from predictor.roofline import KernelClass, class_of, machine_of, times_ms
+from tests.predictor.onnx_graphs import five_nodes, model_of, noise
+
+LAPTOP = Hardware(
+    cpu_model="a laptop",
+    architecture="x86_64",
+    physical_cores=4,
+    logical_cores=8,
+    memory_bytes=1 << 34,
+    isa_flags=("avx", "avx2", "fma"),
+    operating_system="Linux",
+)
+ONE_THREAD = Runtime(engine="onnxruntime", version="1.32.0", provider="cpu", threads=1)
+
+
+def graph_of(model: onnx.ModelProto) -> ModelGraph:
+    return read_graph(model.SerializeToString(), {})
+
+
+def anchors(graph: ModelGraph, *, fuses_chains: bool = False) -> list[tuple[str, int]]:
+    """Anchor and number of members of each kernel."""
+    return [(one.anchor.kind, len(one.members)) for one in kernels_of(graph, fuses_chains=fuses_chains)]
+
+
+def residual(lists_weights: bool = False) -> onnx.ModelProto:
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1]),
+        helper.make_node("BatchNormalization", ["c", "g", "g", "g", "g"], ["n"]),
+        helper.make_node("Add", ["n", "x"], ["s"]),
+        helper.make_node("Relu", ["s"], ["r"]),
+        helper.make_node("Exp", ["r"], ["e"]),
+        helper.make_node("Neg", ["e"], ["y"]),
+    ]
+    stored = {"w": noise(16, 16, 3, 3), "g": np.ones(16, np.float32)}
+    return model_of(nodes, {"x": [1, 16, 8, 8]}, ["y"], stored=stored, lists_weights=lists_weights)
+
+
+def test_what_follows_a_convolution_is_applied_in_registers() -> None:
+    graph = graph_of(residual())
+    assert anchors(graph) == [("Conv", 4), ("Exp", 1), ("Neg", 1)]
+    assert anchors(graph, fuses_chains=True) == [("Conv", 4), ("Exp", 2)]
+    conv = kernels_of(graph, fuses_chains=False)[0]
+    # image and residual, weights and batch normalisation come in, one image goes out
+    assert (conv.bytes_read, conv.bytes_written) == (4 * (1024 + 2304 + 16 + 1024), 4 * 1024)
+    assert (conv.rows, conv.inner, conv.columns) == (64, 144, 16)
+    assert conv.work == 2 * 1024  # the sum and the activation; batch normalisation is folded into the weights
+
+
+def test_replaceable_weights_stop_folding_and_layout() -> None:
+    graph = graph_of(residual(lists_weights=True))
+    assert anchors(graph)[:2] == [("Conv", 1), ("BatchNormalization", 1)]
+    free, fixed = (
+        kernels_of(graph, fuses_chains=False)[0],
+        kernels_of(graph_of(residual()), fuses_chains=False)[0],
+    )
+    machine = machine_of(ONE_THREAD, LAPTOP)
+    assert times_ms(free, machine)[KernelClass.CONV] > times_ms(fixed, machine)[KernelClass.CONV]
+
+
+def quantised() -> onnx.ModelProto:
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"]),
+        helper.make_node("DequantizeLinear", ["w", "s"], ["v"]),
+        helper.make_node("Conv", ["d", "v"], ["c"]),
+        helper.make_node("Relu", ["c"], ["r"]),
+        helper.make_node("QuantizeLinear", ["r", "s", "z"], ["p"]),
+        helper.make_node("DequantizeLinear", ["p", "s", "z"], ["y"]),
+    ]
+    stored = {
+        "w": np.zeros((8, 8, 1, 1), np.int8),
+        "s": np.asarray(0.1, np.float32),
+        "z": np.asarray(0, np.uint8),
+    }
+    return model_of(nodes, {"x": [1, 8, 4, 4]}, ["y"], stored=stored)
+
+
+def test_a_convolution_between_quantisers_is_one_integer_kernel() -> None:
+    graph = graph_of(quantised())
+    assert anchors(graph) == [("QuantizeLinear", 1), ("Conv", 5), ("DequantizeLinear", 1)]
+    conv = kernels_of(graph, fuses_chains=False)[1]
+    assert class_of(conv) is KernelClass.INT8
+    assert conv.bytes_written == 128  # one byte an element
+    assert (
+        conv.bytes_read == 128 + 64 + 3 * (4 + 1) - 1
+    )  # two dequantisers and a quantiser, one without a zero point
+
+
+@pytest.mark.parametrize(
+    ("rows", "weights", "expected"),
+    [(1, True, KernelClass.GEMV), (64, True, KernelClass.GEMM), (1, False, KernelClass.GEMM)],
+)
+def test_few_rows_against_a_weight_are_bound_by_reading_it(
+    rows: int, weights: bool, expected: KernelClass
+) -> None:
+    inputs, stored = {"x": [rows, 32]}, {}
+    if weights:
+        stored = {"w": noise(32, 16)}
+    else:
+        inputs["w"] = [32, 16]
+    graph = graph_of(model_of([helper.make_node("MatMul", ["x", "w"], ["y"])], inputs, ["y"], stored=stored))
+    assert [class_of(kernel) for kernel in kernels_of(graph, fuses_chains=False)] == [expected]
+
+
+def test_a_kernel_takes_the_longer_of_arithmetic_and_memory() -> None:
+    """By hand: a product of 512 x 512 x 512 computes, one with a single row reads."""
+    machine = machine_of(ONE_THREAD, LAPTOP)
+    assert machine.macs_per_s == 2 * 8 * 3e9
+
+    def time(rows: int) -> float:
+        model = model_of(
+            [helper.make_node("MatMul", ["x", "w"], ["y"])],
+            {"x": [rows, 512]},
+            ["y"],
+            stored={"w": noise(512, 512)},
+        )
+        (kernel,) = kernels_of(graph_of(model), fuses_chains=False)
+        return times_ms(kernel, machine)[class_of(kernel)]
+
+    assert time(512) == pytest.approx(1e3 * 512**3 / (48e9 * 0.7 * 512 / 528))
+    assert time(1) == pytest.approx(1e3 * 4 * (512 * 512 + 1024) / 4e10)
+
+
+def test_omitted_inputs_and_outputs_connect_nothing() -> None:
+    """Two LSTMs in parallel leave out states and sequences: "" is no tensor between them."""
+    stored = {"w": noise(1, 16, 6), "r": noise(1, 16, 4), "s": noise(1, 1, 4)}
+    nodes = [
+        helper.make_node("LSTM", ["x", "w", "r", "", "", "s"], ["", "a"], hidden_size=4),
+        helper.make_node("LSTM", ["x", "w", "r", "", "", "s"], ["", "b"], hidden_size=4),
+        helper.make_node("Add", ["a", "b"], ["y"]),
+    ]
+    graph = graph_of(model_of(nodes, {"x": [5, 1, 6]}, ["y"], stored=stored))
+    assert anchors(graph) == [("LSTM", 1), ("LSTM", 1), ("Add", 1)]
+    assert graph.depth == 2
+    assert np.all(np.isfinite(features_of(graph, ONE_THREAD, LAPTOP)))
+
+
+def test_features_are_finite_named_and_add_up() -> None:
+    for model in reference_models():
+        graph = read_graph(model.model, model.input_shapes)
+        described = describe(graph, ONE_THREAD, LAPTOP)
+        assert described.values.shape == (len(FEATURE_NAMES),)
+        assert np.all(np.isfinite(described.values))
+        total = class_times_ms(described.values).sum()
+        assert np.log(total) == pytest.approx(
+            described.values[FEATURE_NAMES.index("log_nominal_ms")], abs=1e-4
+        )
+        assert 0 < sum(described.shares.values()) <= 1 + 1e-9
+        np.testing.assert_array_equal(features_of(graph, ONE_THREAD, LAPTOP), described.values)
+
+
+def test_more_threads_and_wider_vectors_are_nominally_faster() -> None:
+    graph = graph_of(five_nodes())
+    times = [
+        class_times_ms(features_of(graph, ONE_THREAD, LAPTOP)).sum(),
+        class_times_ms(features_of(graph, ONE_THREAD.model_copy(update={"threads": 4}), LAPTOP))[
+            CLASSES.index(KernelClass.CONV)
+        ],
+    ]
+    one = class_times_ms(features_of(graph, ONE_THREAD, LAPTOP))[CLASSES.index(KernelClass.CONV)]
+    assert times[1] < one < times[0]
