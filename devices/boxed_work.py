@@ -27,8 +27,8 @@ MAX_MESSAGE_CHARACTERS = 4000  # of an error: runtimes quote whole graphs
 
 
 class ResourceLimits(Value):
-    """What the child forbids itself before it touches the model. Files: 0 bytes except where a profile is
-    written.
+    """What the child forbids itself before it touches the model. Files: 0 bytes except where a
+    runtime must write: a profile, an accelerator's temporary files.
     """
 
     memory_bytes: int | None = Field(default=None, ge=1)  # that the model may add; None: not limited
@@ -78,26 +78,31 @@ class BoxedFailure(Value):
     code: FailureCode
     message: str = Field(max_length=MAX_MESSAGE_CHARACTERS)
     missing: tuple[str, ...] = ()
+    example: dict[str, tuple[int, ...]] = Field(default_factory=dict)
 
     @classmethod
     def from_error(cls, error: DevicesError) -> BoxedFailure:
         """The data of an error; a message over the limit keeps its beginning."""
         kind, code, message = FailureKind.FAILED, FailureCode.INTERNAL, str(error)
         missing: tuple[str, ...] = ()
+        example: dict[str, tuple[int, ...]] = {}
         if isinstance(error, MissingInputSizes):
-            kind, code, missing = FailureKind.MISSING_SIZES, error.code, error.missing
+            kind, code = FailureKind.MISSING_SIZES, error.code
+            missing, example = error.missing, error.example
         elif isinstance(error, ModelRejected):
             kind, code = FailureKind.REJECTED, error.code
         elif isinstance(error, EngineUnavailable):
             kind, code = FailureKind.UNAVAILABLE, FailureCode.ENGINE_UNAVAILABLE
         elif isinstance(error, WorkFailed):
             kind, code, message = FailureKind.FAILED, error.code, error.detail
-        return cls(kind=kind, code=code, message=message[:MAX_MESSAGE_CHARACTERS], missing=missing)
+        return cls(
+            kind=kind, code=code, message=message[:MAX_MESSAGE_CHARACTERS], missing=missing, example=example
+        )
 
     def to_error(self) -> DevicesError:
         """The error again."""
         if self.kind is FailureKind.MISSING_SIZES:
-            return MissingInputSizes(self.message, self.missing)
+            return MissingInputSizes(self.message, self.missing, self.example)
         if self.kind is FailureKind.REJECTED:
             return ModelRejected(self.message, self.code)
         if self.kind is FailureKind.UNAVAILABLE:

@@ -54,7 +54,7 @@ def main(reply_fd: int, parent_pid: int) -> None:
 
 def answer(request: BoxedRequest, model: bytes) -> BoxedReply:
     """Do the one task of the request. Engines are imported before the memory limit, models touched after
-    it.
+    it; a probe touches none and is not limited.
     """
     if request.probe is not None:
         return BoxedReply(runtimes=offered_runtimes(request.probe.engines, request.probe.thread_counts))

@@ -17,7 +17,6 @@ import selectors
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -25,11 +24,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from devices.errors import FailureCode, WorkFailed
+from devices.scratch import scratch_folder
 
 FRAME_HEADER_BYTES = 8  # big-endian length of what follows
 MAX_REPLY_BYTES = 64 << 20
 STDERR_TAIL_BYTES = 4096
-CHUNK_BYTES = 1 << 18
+CHUNK_BYTES = 1 << 18  # more than a pipe holds
 POLL_S = 0.2
 EXIT_POLL_S = 0.005
 TERMINATE_GRACE_S = 2.0  # between asking and killing, when cancelled
@@ -80,11 +80,11 @@ def run_in_child(
     """The child's reply. `on_start` is told the child's process id, `cancelled` is asked a few times a
     second.
 
-    Raises `WorkFailed`: timed_out, cancelled, out_of_memory, or crashed with the end of what the child wrote
-    to stderr.
+    Raises `WorkFailed`: timed_out, cancelled, out_of_memory, out_of_disk, internal where no child can be
+    started, or crashed with the end of what it wrote to stderr.
     """
     deadline_s = time.monotonic() + box.wall_s
-    with tempfile.TemporaryDirectory(prefix="laptime-") as scratch, _child(scratch) as (child, reply_fd):
+    with scratch_folder() as scratch, _child(scratch) as (child, reply_fd):
         if on_start is not None:
             on_start(child.pid)
         exchange = _Exchange(memoryview(_framed(frames)))
@@ -105,8 +105,10 @@ def failure_of_exit(returncode: int | None, stderr: str) -> WorkFailed:
         return WorkFailed(
             FailureCode.OUT_OF_MEMORY, f"the model needs more memory than its limit allows; {tail}"
         )
+    if "No space left on device" in stderr:
+        return WorkFailed(FailureCode.OUT_OF_DISK, f"no room on the disk; {tail}")
     if returncode is None:
-        return WorkFailed(FailureCode.TIMED_OUT, f"the child replied but did not end; {tail}")
+        return WorkFailed(FailureCode.TIMED_OUT, f"the child closed its reply but did not end; {tail}")
     if returncode == -signal.SIGXCPU:
         return WorkFailed(FailureCode.TIMED_OUT, "the child used up its processor time; raise max_duration_s")
     if returncode == -signal.SIGKILL:
@@ -234,9 +236,9 @@ def _receive_stderr(selector: selectors.BaseSelector, fd: int, exchange: _Exchan
 
 
 def _drain_stderr(fd: int, exchange: _Exchange) -> None:
+    """What is left in the pipe, once: a child that goes on writing must not hold up its end."""
     with suppress(BlockingIOError):
-        while chunk := os.read(fd, CHUNK_BYTES):
-            exchange.stderr_tail = (exchange.stderr_tail + chunk)[-STDERR_TAIL_BYTES:]
+        exchange.stderr_tail = (exchange.stderr_tail + os.read(fd, CHUNK_BYTES))[-STDERR_TAIL_BYTES:]
 
 
 def _send(selector: selectors.BaseSelector, child: subprocess.Popen[bytes], exchange: _Exchange) -> None:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import psutil
 
@@ -19,6 +21,8 @@ RASPBERRY_THROTTLED = "sys/devices/platform/soc/soc:firmware/get_throttled"
 RASPBERRY_NOW_MASK = (
     0xF  # bits 0 to 3: under-voltage, capped, throttled, soft limit, each "now"; the bits above remember
 )
+
+Number = TypeVar("Number", int, float)
 
 
 def read_conditions(root: Path = Path("/")) -> Conditions:
@@ -70,7 +74,8 @@ def _frequency_mhz(root: Path) -> float | None:
     known = [value / 1000 for value in kilohertz if value]
     if not known:
         lines = (_text(root / "proc/cpuinfo") or "").splitlines()
-        known = [float(line.partition(":")[2]) for line in lines if line.startswith("cpu MHz")]
+        megahertz = [_number(line.partition(":")[2], float) for line in lines if line.startswith("cpu MHz")]
+        known = [value for value in megahertz if value]
     return sum(known) / len(known) if known else None
 
 
@@ -98,7 +103,8 @@ def _steal_fraction(root: Path) -> float | None:
 def _is_throttled(root: Path) -> bool | None:
     firmware = _text(root / RASPBERRY_THROTTLED)
     if firmware is not None:
-        return bool(int(firmware, 16) & RASPBERRY_NOW_MASK)
+        bits = _number(firmware, lambda text: int(text, 16))
+        return None if bits is None else bool(bits & RASPBERRY_NOW_MASK)
     states = [
         _integer(device / "cur_state")
         for device in root.glob("sys/class/thermal/cooling_device*")
@@ -109,8 +115,15 @@ def _is_throttled(root: Path) -> bool | None:
 
 
 def _integer(path: Path) -> int | None:
-    text = _text(path)
-    return int(text) if text is not None and text.lstrip("-").isdigit() else None
+    return _number(_text(path) or "", int)
+
+
+def _number(text: str, parse: Callable[[str], Number]) -> Number | None:
+    """None for what is no number: an odd kernel costs one fact, not the measurement."""
+    try:
+        return parse(text)
+    except ValueError:
+        return None
 
 
 def _text(path: Path) -> str | None:

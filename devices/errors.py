@@ -10,6 +10,7 @@ DevicesError
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 
 
@@ -47,11 +48,18 @@ class ModelRejected(DevicesError):
 
 
 class MissingInputSizes(ModelRejected):
-    """The model has dynamic axes whose sizes were not given; `missing` names them as `input[axis]`."""
+    """The model has dynamic axes whose sizes were not given.
 
-    def __init__(self, message: str, missing: tuple[str, ...]) -> None:
+    `missing` names them as `input[axis]`. `example` has for each of their inputs a complete shape to copy and
+    change: sizes that are known, and 1 for those that are missing.
+    """
+
+    def __init__(
+        self, message: str, missing: tuple[str, ...], example: Mapping[str, tuple[int, ...]] | None = None
+    ) -> None:
         super().__init__(message, FailureCode.INPUTS_INVALID)
         self.missing = missing
+        self.example = dict(example or {})
 
 
 class EngineUnavailable(DevicesError):

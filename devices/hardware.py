@@ -57,14 +57,22 @@ def read_hardware(root: Path = Path("/")) -> Hardware:
 def read_fingerprint(root: Path = Path("/")) -> str:
     """64 hexadecimal digits that stay the same over reboots and upgrades.
 
-    A salted hash of the machine id; where there is none (containers, other systems), of host name and network
-    address.
+    A salted hash of the machine id. Where there is none (containers, other systems) it is one of host name
+    and network address, and only as stable as they are.
     """
+    machine_id = read_machine_id(root)
+    if machine_id is not None:
+        return _salted(machine_id)
+    return _salted(f"{socket.gethostname()} {uuid.getnode():012x} {platform.machine()}")
+
+
+def read_machine_id(root: Path = Path("/")) -> str | None:
+    """The system's own id, set once when it was installed; None where it has none."""
     for name in ("etc/machine-id", "var/lib/dbus/machine-id"):
         machine_id = _text(root / name).strip()
         if re.fullmatch(r"[0-9a-f]{32}", machine_id):
-            return _salted(machine_id)
-    return _salted(f"{socket.gethostname()} {uuid.getnode():012x} {platform.machine()}")
+            return machine_id
+    return None
 
 
 def slug_of(name: str) -> str:

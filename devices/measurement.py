@@ -83,10 +83,23 @@ class LayerProfile(Value):
     coverage: float
 
 
+class UsualSpeed(Value):
+    """How long the canary usually takes on one machine, by one clock. Comparable only within that clock."""
+
+    canary_ns: float = Field(gt=0)
+    clock: str
+
+
 class Estimate(Value):
-    """Statistics of the samples that count. Percentiles that the sample count cannot support are None."""
+    """Statistics of the samples that count. Percentiles that the sample count cannot support are None.
+
+    Where the machine's usual speed is known, all times are at that speed (`devices.speed`): `speed` is the
+    one during the measurement over the usual one, and `observed_median_ms` the median as it passed.
+    """
 
     median_ms: float
+    observed_median_ms: float | None = None
+    speed: float | None = None
     p90_ms: float | None = None
     p99_ms: float | None = None
     cpu_median_ms: float | None = None
@@ -108,8 +121,9 @@ class MeasurementPlan(Value):
 
     level: Level = Level.STANDARD
     with_layers: bool = False
-    input_seed: int = 0
-    max_duration_s: float = Field(default=180.0, gt=0)  # over all processes; the box kills what lasts longer
+    input_seed: int = Field(default=0, ge=0)
+    # Over all processes; the box kills what lasts longer. A day is more than any level can use.
+    max_duration_s: float = Field(default=180.0, gt=0, le=86_400)
     memory_limit_bytes: int = Field(default=4 << 30, ge=64 << 20)
 
 
@@ -128,6 +142,7 @@ class Measurement(Value):
     rounds: tuple[Round, ...]
     before: Conditions
     after: Conditions
+    usual_speed: UsualSpeed | None = None  # what the estimate's times are relative to
     estimate: Estimate
     verdict: Verdict
     peak_memory_bytes: int | None = None

@@ -7,6 +7,7 @@ They are never guessed.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from typing import Annotated
 
@@ -75,14 +76,17 @@ def resolve_input_shapes(
     for spec in declared:
         if spec.name in given:
             _check_against_declared(spec, given[spec.name], axis_sizes)
-    missing: list[str] = []
-    resolved = {spec.name: _resolve(spec, given.get(spec.name), axis_sizes, missing) for spec in declared}
+    resolved: dict[str, tuple[int, ...]] = {}
+    missing: dict[str, list[str]] = {}
+    for spec in declared:
+        if spec.name in given:
+            resolved[spec.name] = tuple(given[spec.name])
+            continue
+        resolved[spec.name], unknown_axes = _resolve(spec, axis_sizes)
+        if unknown_axes:
+            missing[spec.name] = unknown_axes
     if missing:
-        raise MissingInputSizes(
-            f"the model has dynamic axes without a size: {', '.join(missing)}; "
-            "give input_shapes for these inputs, for example {" + _example(declared, missing) + "}",
-            tuple(missing),
-        )
+        raise _missing_sizes(missing, {name: resolved[name] for name in missing})
     return resolved
 
 
@@ -103,29 +107,33 @@ def _check_against_declared(spec: InputSpec, shape: Sequence[int], axis_sizes: d
             )
 
 
-def _resolve(
-    spec: InputSpec, given: Sequence[int] | None, axis_sizes: Mapping[str, int], missing: list[str]
-) -> tuple[int, ...]:
-    if given is not None:
-        return tuple(given)
+def _resolve(spec: InputSpec, axis_sizes: Mapping[str, int]) -> tuple[tuple[int, ...], list[str]]:
+    """The shape of an input that was not given, and the axes that are 1 in it because nothing tells their
+    size.
+    """
     sizes: list[int] = []
+    unknown: list[str] = []
     for axis, size in enumerate(spec.shape):
         if isinstance(size, int):
             sizes.append(size)
         elif size is not None and size in axis_sizes:  # the same named axis was given with another input
             sizes.append(axis_sizes[size])
         else:
-            missing.append(f"{spec.name}[{axis if size is None else size}]")
+            unknown.append(str(axis) if size is None else size)
             sizes.append(1)
-    return tuple(sizes)
+    return tuple(sizes), unknown
 
 
-def _example(declared: Sequence[InputSpec], missing: Sequence[str]) -> str:
-    for spec in declared:
-        if any(name.startswith(f"{spec.name}[") for name in missing):
-            sizes = [size if isinstance(size, int) else 1 for size in spec.shape]
-            return f'"{spec.name}": {sizes}'
-    return ""
+def _missing_sizes(
+    missing: Mapping[str, Sequence[str]], example: Mapping[str, tuple[int, ...]]
+) -> MissingInputSizes:
+    names = tuple(f"{name}[{axis}]" for name, axes in missing.items() for axis in axes)
+    return MissingInputSizes(
+        f"the model has dynamic axes without a size: {', '.join(names)}; "
+        f"give input_shapes for these inputs, for example {json.dumps(example)}",
+        names,
+        example,
+    )
 
 
 def _invalid(message: str) -> ModelRejected:

@@ -13,7 +13,7 @@ from itertools import chain
 from typing import Literal, Protocol
 
 from devices.engine import Clock
-from devices.errors import FailureCode, WorkFailed
+from devices.errors import EngineUnavailable, FailureCode, ModelRejected, WorkFailed
 from devices.levels import RULES, Rules
 from devices.measurement import (
     Conditions,
@@ -22,9 +22,11 @@ from devices.measurement import (
     Measurement,
     MeasurementPlan,
     Round,
+    UsualSpeed,
     Verdict,
 )
 from devices.model_ref import ModelRef
+from devices.speed import at_usual_speed, speed_of
 from devices.statistics import (
     early_stopping_percentile,
     median,
@@ -53,6 +55,7 @@ class MeasurementRequest(Value):
     runtime: Runtime
     model: ModelRef
     plan: MeasurementPlan = MeasurementPlan()
+    usual_speed: UsualSpeed | None = None  # of this machine; None: times are reported as they passed
 
 
 class ProcessRunner(Protocol):
@@ -86,13 +89,14 @@ def measure(request: MeasurementRequest, processes: ProcessRunner, machine: Mach
     before, counted_before = machine.read_conditions(), machine.read_throttle_count()
     started_ns = machine.clock.wall_ns()
     reports, rounds = _run_processes(request, rules, processes, machine.clock)
+    usual_speed = _comparable_speed(request, reports[0])
     after, counted_after = machine.read_conditions(), machine.read_throttle_count()
     rounds = discard_preempted(rounds, request.runtime, min_samples=rules.min_samples)
     evidence = Evidence(
         runtime=request.runtime,
         max_duration_s=request.plan.max_duration_s,
         rounds=rounds,
-        estimate=estimate_of(rounds, rules),
+        estimate=estimate_of(rounds, rules, usual_speed),
         process_count=len(reports),
         is_settled=all(report.is_settled for report in reports),
         is_complete=all(report.is_complete for report in reports),
@@ -107,9 +111,10 @@ def measure(request: MeasurementRequest, processes: ProcessRunner, machine: Mach
     )
 
 
-def estimate_of(rounds: Sequence[Round], rules: Rules) -> Estimate:
-    """Statistics of the rounds that count, in milliseconds."""
-    counted = [r for r in rounds if r.discarded is None]
+def estimate_of(rounds: Sequence[Round], rules: Rules, usual_speed: UsualSpeed | None = None) -> Estimate:
+    """Statistics of the rounds that count, in milliseconds at the usual speed, where that is given."""
+    observed = [r for r in rounds if r.discarded is None]
+    counted = observed if usual_speed is None else at_usual_speed(observed, usual_speed)
     samples = list(chain.from_iterable(r.samples_ns for r in counted))
     cpu_ns = list(chain.from_iterable(r.cpu_ns for r in counted))
     bounds = {
@@ -117,6 +122,8 @@ def estimate_of(rounds: Sequence[Round], rules: Rules) -> Estimate:
     }
     return Estimate(
         median_ms=median(samples) / NS_PER_MS,
+        observed_median_ms=median(list(chain.from_iterable(r.samples_ns for r in observed))) / NS_PER_MS,
+        speed=None if usual_speed is None else speed_of(observed, usual_speed),
         p90_ms=_milliseconds(bounds[0.9]),
         p99_ms=_milliseconds(bounds[0.99]),
         cpu_median_ms=median(cpu_ns) / NS_PER_MS if cpu_ns else None,
@@ -152,6 +159,7 @@ def _assemble(
         rounds=tuple(evidence.rounds),
         before=evidence.before,
         after=evidence.after,
+        usual_speed=_comparable_speed(request, reports[0]),
         estimate=evidence.estimate,
         verdict=Verdict(is_valid=not reasons, reasons=reasons),
         peak_memory_bytes=max(peaks, default=None),
@@ -168,7 +176,7 @@ def _run_processes(
     rounds: list[Round] = []
     started_ns, last_took_s = clock.wall_ns(), 0.0
     for process in range(rules.max_processes):
-        if process >= rules.processes and _is_accurate(rounds, rules, request.runtime):
+        if process >= rules.processes and _is_accurate(rounds, rules, request, reports[0]):
             break
         offset_ns = clock.wall_ns() - started_ns
         left_s = request.plan.max_duration_s - offset_ns / NS_PER_S
@@ -191,11 +199,21 @@ def _run_processes(
     return reports, tuple(rounds)
 
 
-def _is_accurate(rounds: Sequence[Round], rules: Rules, runtime: Runtime) -> bool:
+def _comparable_speed(request: MeasurementRequest, report: TimingReport) -> UsualSpeed | None:
+    """The machine's usual speed, if the report was timed by the same clock, on the processor it tells of."""
+    usual = request.usual_speed
+    is_comparable = usual is not None and usual.clock == report.clock and request.runtime.provider == "cpu"
+    return usual if is_comparable else None
+
+
+def _is_accurate(
+    rounds: Sequence[Round], rules: Rules, request: MeasurementRequest, report: TimingReport
+) -> bool:
     if rules.target_error is None:
         return True
-    estimate = estimate_of(discard_preempted(rounds, runtime, min_samples=rules.min_samples), rules)
-    share = median_occupancy(estimate, runtime)
+    kept = discard_preempted(rounds, request.runtime, min_samples=rules.min_samples)
+    estimate = estimate_of(kept, rules, _comparable_speed(request, report))
+    share = median_occupancy(estimate, request.runtime)
     if share is not None and share < rules.min_occupancy:
         return False
     return estimate.standard_error_ms <= rules.target_error * estimate.median_ms
@@ -226,8 +244,8 @@ def _profile_layers(
         return None, (f"no layer profile: the time limit of {plan.max_duration_s:g} s was used up",)
     try:
         profile = processes.profile_layers(PROFILED_RUNS)
-    except WorkFailed as error:
-        if error.code is FailureCode.CANCELLED:
+    except (EngineUnavailable, ModelRejected, WorkFailed) as error:
+        if isinstance(error, WorkFailed) and error.code is FailureCode.CANCELLED:
             raise
         return None, (f"no layer profile: {error}",)
     return profile, () if profile is not None else ("no layer profile: this runtime does not tell",)

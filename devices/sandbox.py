@@ -50,7 +50,7 @@ def run_measurement(
 
     `on_start` is told each child's process id, which is also its process group; `cancelled` is asked a few
     times a second. Call it from a thread that outlives the call. Raises `ModelRejected`, `EngineUnavailable`,
-    or `WorkFailed`: timed_out, cancelled, out_of_memory, crashed, inputs_invalid.
+    or `WorkFailed`: timed_out, cancelled, out_of_memory, out_of_disk, crashed, inputs_invalid, internal.
     """
     if (actual := sha256_of(model)) != request.model.sha256:
         raise ModelRejected(
@@ -104,7 +104,8 @@ class BoxedProcesses:
             input_seed=self.request.plan.input_seed,
             runs=runs,
         )
-        limits = self._limits().model_copy(update={"file_bytes": PROFILE_FILE_BYTES})
+        limits = self._limits()
+        limits = limits.model_copy(update={"file_bytes": max(limits.file_bytes, PROFILE_FILE_BYTES)})
         return self._ask(BoxedRequest(limits=limits, layers=task)).layers
 
     def _ask(self, boxed: BoxedRequest) -> BoxedReply:

@@ -1,11 +1,11 @@
 """Timing one model in one process: load, first run, warm-up, then rounds of samples spread over seconds.
 
 This is what runs inside the box, so it knows an engine and its clock and nothing else. `devices.profile`
-decides what to ask of it and judges the report.
+decides what to ask of it, `devices.verdict` judges the samples.
 
 A round takes one slot of the span: one discarded warm-up run (the caches hold what ran in between), samples
-in a row, a canary, then the rest of the slot asleep. Rounds exist because a machine's speed drifts over
-seconds: samples in a row see one moment of it.
+in bursts with a canary after each, then the rest of the slot asleep. Rounds exist because a machine's speed
+drifts over seconds: samples in a row see one moment of it.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from devices.errors import FailureCode, WorkFailed
 from devices.inputs import make_tensors
 from devices.measurement import ColdStart, Round
 from devices.model_ref import resolve_input_shapes
+from devices.speed import time_canary
 from devices.statistics import median, windows_agree
 from devices.target import Runtime
 from devices.vocabulary import Value
@@ -35,6 +36,7 @@ WARMUP_TOLERANCE = 0.10
 WARMUP_BUDGET_SHARE = 0.25
 MAX_ROUND_SAMPLES = 512
 SLOW_RUN_NS = 50_000_000  # a run this long fills the caches itself: no warm-up run per round
+BURST_NS = 20_000_000  # samples in a row last about this long, then the canary has its turn
 CANARY_RUNS = 5
 CANARY_SIZE = 16_384  # floats: 64 KiB in, 64 KiB out, in any second-level cache
 CANARY_REPEATS = 20
@@ -181,7 +183,9 @@ def time_rounds(
             break
         warmup_ns = () if warm_up.run_ns >= SLOW_RUN_NS else (_timed_run(session, tensors, clock),)
         round_start_ns = clock.wall_ns()
-        wall_ns, cpu_ns = _take_samples(session, tensors, clock, count=count)
+        wall_ns, cpu_ns, canary_ns = _take_round(
+            session, tensors, clock, count=count, run_ns=warm_up.run_ns, canary=canary
+        )
         rounds.append(
             Round(
                 started_at_ns=round_start_ns - first_start_ns,
@@ -189,7 +193,7 @@ def time_rounds(
                 warmup_ns=warmup_ns if rounds else warm_up.times_ns + warmup_ns,
                 samples_ns=tuple(wall_ns),
                 cpu_ns=tuple(cpu_ns),
-                canary_ns=tuple(_time_canary(canary, clock)),
+                canary_ns=tuple(canary_ns),
             )
         )
         if index + 1 < task.rounds:
@@ -210,6 +214,22 @@ def samples_per_round(task: TimingTask, run_ns: float) -> int:
     return max(needed, min(fitting, MAX_ROUND_SAMPLES))
 
 
+def _take_round(
+    session: Session, tensors: Tensors, clock: Clock, *, count: int, run_ns: float, canary: Callable[[], None]
+) -> tuple[list[int], list[int], list[int]]:
+    """`count` samples in bursts, each followed by the canary: both must see the same moments."""
+    wall_ns: list[int] = []
+    cpu_ns: list[int] = []
+    canary_ns: list[int] = []
+    burst = max(1, int(BURST_NS / run_ns))
+    while len(wall_ns) < count:
+        walls, cpus = _take_samples(session, tensors, clock, count=min(burst, count - len(wall_ns)))
+        wall_ns += walls
+        cpu_ns += cpus
+        canary_ns += time_canary(canary, clock, runs=CANARY_RUNS)
+    return wall_ns, cpu_ns, canary_ns
+
+
 def _take_samples(
     session: Session, tensors: Tensors, clock: Clock, *, count: int
 ) -> tuple[list[int], list[int]]:
@@ -225,15 +245,6 @@ def _take_samples(
         wall_ns[index] = wall() - before
         cpu_ns[index] = cpu() - cpu_before
     return wall_ns, cpu_ns
-
-
-def _time_canary(canary: Callable[[], None], clock: Clock) -> list[int]:
-    times_ns = []
-    for _ in range(CANARY_RUNS):
-        before = clock.wall_ns()
-        canary()
-        times_ns.append(clock.wall_ns() - before)
-    return times_ns
 
 
 def _run_window(session: Session, tensors: Tensors, clock: Clock) -> list[int]:

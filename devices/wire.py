@@ -13,9 +13,9 @@
 | GET  /v1/agents/self/models/{sha256} | | the model's bytes |
 
 Tokens travel as `Authorization: Bearer ...`. Delivery is at least once: `complete` and `fail` are spooled
-and resent until the server answers 2xx or 4xx, and the server accepts each (job, fence) once. A write with
-an old fence is answered 409 `lease_lost`, and the agent then kills its child and drops the result; a
-repeated write of an accepted result is answered 200.
+and resent until the server answers 2xx or a 4xx that no retry would change, and the server accepts each
+(job, fence) once. A write with an old fence is answered 409 `lease_lost`, and the agent then kills its child
+and drops the result; a repeated write of an accepted result is answered 200.
 """
 
 from __future__ import annotations

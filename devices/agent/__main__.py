@@ -25,11 +25,12 @@ from devices.agent.profile_command import ProfileOptions, UsageProblem, parse_sh
 from devices.agent.settings import AgentSettings, thread_counts_for
 from devices.agent.signals import WOKEN, SignalInbox
 from devices.agent.state import StateProblem
+from devices.agent.usual_speed import AtUsualSpeed
 from devices.engines.registry import available_runtimes
 from devices.errors import DevicesError, ServerRefused
 from devices.hardware import read_device
 from devices.measurement import Level, MeasurementPlan
-from devices.sandbox import run_measurement
+from devices.sandbox import run_measurement as run_in_sandbox
 from devices.version import agent_version
 
 log = logging.getLogger("devices.agent")
@@ -78,7 +79,13 @@ def _run(_options: argparse.Namespace, settings: AgentSettings) -> ExitCode:
         )
     )
     # The jitter of retries must differ between agents, so this generator is seeded by the system.
-    daemon = Daemon(settings, device=device, runtimes=runtimes, rng=random.Random())
+    daemon = Daemon(
+        settings,
+        device=device,
+        runtimes=runtimes,
+        rng=random.Random(),
+        run_measurement=AtUsualSpeed(run_in_sandbox, settings.state_dir),
+    )
     run_until_stopped(daemon)
     return ExitCode.OK
 
@@ -127,8 +134,9 @@ def _profile(options: argparse.Namespace, settings: AgentSettings) -> ExitCode:
         is_json=options.json,
         is_validity_required=options.require_valid,
     )
+    measure = AtUsualSpeed(run_in_sandbox, settings.state_dir)
     return run_profile(
-        profile_options, settings, run_measurement=run_measurement, stdout=sys.stdout, stderr=sys.stderr
+        profile_options, settings, run_measurement=measure, stdout=sys.stdout, stderr=sys.stderr
     )
 
 
@@ -197,7 +205,7 @@ def _common_flags() -> argparse.ArgumentParser:
     )
     flags.add_argument("--engines", metavar="A,B", help="engines to use, default onnxruntime,openvino")
     flags.add_argument(
-        "--device-key", metavar="NAME", help="name of this machine, default: derived from its hardware"
+        "--device-key", metavar="NAME", help="name of this machine, default: its host name"
     )
     flags.add_argument("--log-level", choices=["DEBUG", "INFO", "WARNING", "ERROR"])
     return common

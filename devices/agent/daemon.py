@@ -27,7 +27,14 @@ from devices.agent.courier import Courier
 from devices.agent.heartbeat import Heartbeat
 from devices.agent.lease import LeaseKeeper
 from devices.agent.logs import event
-from devices.agent.membership import Joined, Stopped, announce, register, warn_of_plain_http
+from devices.agent.membership import (
+    Joined,
+    Stopped,
+    announce,
+    as_registered,
+    register,
+    warn_of_plain_http,
+)
 from devices.agent.model_cache import ModelCache
 from devices.agent.outages import OutageLog
 from devices.agent.retry import Backoff, RetryPolicy
@@ -37,7 +44,9 @@ from devices.agent.state import Identity, load_identity, only_daemon, prepare
 from devices.agent.work import Bench, RunMeasurement
 from devices.conditions import read_conditions
 from devices.errors import ServerRefused
+from devices.hardware import read_machine_id
 from devices.sandbox import run_measurement as run_in_sandbox
+from devices.scratch import remove_stale_folders
 from devices.target import Device, Runtime
 from devices.version import agent_version
 from devices.wire import (
@@ -104,6 +113,8 @@ class Daemon:
         state_dir = self._settings.state_dir
         prepare(state_dir)
         with only_daemon(state_dir), ExitStack() as stack:
+            if (count := remove_stale_folders()) > 0:
+                log.info(event("scratch_removed", folders=count, why="left behind by a killed process"))
             spool = Spool(state_dir / "spool")
             try:
                 client, courier, joined = self._join(spool, stack)
@@ -124,6 +135,8 @@ class Daemon:
         if identity is not None:
             server_url = server_url or identity.server_url
             identity = identity.model_copy(update={"server_url": server_url})
+            if read_machine_id() is None:
+                self._announcement = as_registered(self._announcement, identity)
             try:
                 return self._rejoin(identity, spool, stack)
             except TokenRefused:

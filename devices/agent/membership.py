@@ -18,9 +18,9 @@ from devices.agent.client import AgentClient, ServerUnavailable, TokenRefused
 from devices.agent.logs import event
 from devices.agent.outages import OutageLog
 from devices.agent.retry import Backoff
-from devices.agent.state import Identity, store_identity
+from devices.agent.state import Identity, StateProblem, check_room, store_identity
 from devices.errors import DevicesError, ServerRefused
-from devices.wire import AnnounceRequest, Cadence, RegisterReply, RegisterRequest
+from devices.wire import AnnounceReply, AnnounceRequest, Cadence, RegisterReply, RegisterRequest
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,8 @@ def register(
 ) -> Joined:
     """First contact; the identity is stored before anything else happens.
 
-    Raises `NotRegistered` for a missing setting or a registration token that the server does not take.
+    Raises `NotRegistered` for a missing setting or a registration token that the server does not take, and
+    `StateProblem` where the identity could not be stored.
     """
     if server_url is None:
         raise NotRegistered("this agent has no server yet: give --server URL or LAPTIME_AGENT_SERVER_URL")
@@ -80,6 +81,7 @@ def register(
             "LAPTIME_AGENT_REGISTRATION_TOKEN"
         )
     warn_of_plain_http(server_url)
+    check_room(state_dir)
     reply = _trade_token(
         announcement, server_url=server_url, token=token, outages=outages, backoff=backoff, stop=stop
     )
@@ -89,17 +91,10 @@ def register(
         device_id=reply.device_id,
         device_key=reply.device_key,
         agent_token=SecretStr(reply.agent_token),
+        fingerprint=announcement.device.fingerprint,
     )
     store_identity(state_dir, identity)
-    log.info(
-        event(
-            "registered",
-            server=server_url,
-            agent=reply.agent_id,
-            device=reply.device_key,
-            targets=len(reply.targets),
-        )
-    )
+    _log_joined("registered", server_url, reply)
     return Joined(identity, reply.cadence)
 
 
@@ -118,19 +113,30 @@ def announce(
     """
     reply = insist(lambda: client.announce(announcement), backoff=backoff, stop=stop)
     renamed = identity.model_copy(
-        update={"agent_id": reply.agent_id, "device_id": reply.device_id, "device_key": reply.device_key}
+        update={
+            "agent_id": reply.agent_id,
+            "device_id": reply.device_id,
+            "device_key": reply.device_key,
+            "fingerprint": announcement.device.fingerprint,
+        }
     )
-    store_identity(state_dir, renamed)
-    log.info(
-        event(
-            "announced",
-            server=identity.server_url,
-            agent=reply.agent_id,
-            device=reply.device_key,
-            targets=len(reply.targets),
-        )
-    )
+    try:
+        store_identity(state_dir, renamed)
+    except StateProblem as error:  # the stored one still opens the server's door
+        log.error(event("identity_not_stored", error=error, then="going on with the one before"))
+    _log_joined("announced", identity.server_url, reply)
     return Joined(renamed, reply.cadence)
+
+
+def as_registered(announcement: AnnounceRequest, identity: Identity) -> AnnounceRequest:
+    """The announcement of a machine without an id of its own, under the fingerprint it was registered with.
+
+    A container's host name and address change each time it is made anew. Its state directory stays.
+    """
+    if identity.fingerprint is None:
+        return announcement
+    device = announcement.device.model_copy(update={"fingerprint": identity.fingerprint})
+    return announcement.model_copy(update={"device": device})
 
 
 def warn_of_plain_http(server_url: str) -> None:
@@ -145,6 +151,11 @@ def warn_of_plain_http(server_url: str) -> None:
                 remedy="use https",
             )
         )
+
+
+def _log_joined(how: str, server_url: str, reply: AnnounceReply) -> None:
+    agent, device, targets = reply.agent_id, reply.device_key, len(reply.targets)
+    log.info(event(how, server=server_url, agent=agent, device=device, targets=targets))
 
 
 def _trade_token(

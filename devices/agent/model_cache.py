@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from devices.agent.logs import event
@@ -24,7 +25,11 @@ class ModelCache:
     def __init__(self, directory: Path, *, capacity_bytes: int) -> None:
         self._directory = directory
         self._capacity_bytes = capacity_bytes
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._evict(capacity_bytes)  # it may have been larger at the last start
+        except OSError as error:
+            log.warning(event("model_cache_failed", error=error, then="going on without"))
 
     def get(self, sha256: str) -> bytes | None:
         """The bytes, verified, or None. A file that has changed on the disk is removed."""
@@ -46,13 +51,15 @@ class ModelCache:
         """Keep the bytes, if they fit at all, and make room by the age of last use."""
         if len(data) > self._capacity_bytes:
             return
+        temporary = self._directory / f"{sha256}.tmp"
         try:
             self._evict(self._capacity_bytes - len(data))
-            temporary = self._directory / f"{sha256}.tmp"
             temporary.write_bytes(data)  # not synced: `get` verifies what it reads
             temporary.replace(self._directory / sha256)
         except OSError as error:
             log.warning(event("model_cache_failed", model=sha256, error=error, then="going on without"))
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)  # on a full disk, half a model is in everybody's way
 
     def _evict(self, keep_bytes: int) -> None:
         files = [(path, path.stat()) for path in self._directory.iterdir()]

@@ -5,6 +5,7 @@ daemon's work.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ from devices.hardware import read_device
 from devices.measurement import Measurement, MeasurementPlan
 from devices.model_ref import ModelRef, sha256_of
 from devices.sandbox import MeasurementRequest
+from devices.scratch import remove_stale_folders
 from devices.target import Runtime
 
 MAX_SIZE = 2**31  # of `devices.model_ref.Size`
@@ -75,7 +77,7 @@ def run_profile(
     try:
         measurement = _measure(options, settings, run_measurement, stderr)
     except MissingInputSizes as error:
-        stderr.write(f"error: {printable(str(error))}\n{_flags_for(error.missing)}\n")
+        stderr.write(f"error: {printable(str(error))}\n{_flags_for(error.example)}\n")
         return ExitCode.USAGE
     except ModelRejected as error:
         stderr.write(f"error: the model was rejected ({error.code.value}): {printable(str(error))}\n")
@@ -113,6 +115,7 @@ def _measure(
         raise UsageProblem(f"{options.model_path} cannot be read: {error.strerror}") from error
     if options.out is not None and not options.out.absolute().parent.is_dir():
         raise UsageProblem(f"--out {options.out}: there is no directory {options.out.absolute().parent}")
+    remove_stale_folders()
     device = read_device(settings.device_key)
     counts = thread_counts_for(settings.thread_counts, device.hardware.physical_cores)
     offered = available_runtimes(settings.engines, counts if options.threads is None else (options.threads,))
@@ -146,7 +149,10 @@ def _deliver(measurement: Measurement, options: ProfileOptions, stdout: TextIO) 
     stdout.write(document if options.is_json else measurement_as_text(measurement, options.model_path.name))
 
 
-def _flags_for(missing: Sequence[str]) -> str:
-    inputs = dict.fromkeys(name.rpartition("[")[0] for name in missing)
-    flags = " ".join(f"--shape {printable(name)}=SIZExSIZE..." for name in inputs)
-    return f"give every axis of these inputs in order, for example 1x3x224x224: {flags}"
+def _flags_for(example: Mapping[str, Sequence[int]]) -> str:
+    """What to add to the command line, ready to be copied into a shell."""
+    flags = [
+        f"--shape {shlex.quote(printable(name))}={'x'.join(map(str, shape))}"
+        for name, shape in example.items()
+    ]
+    return f"give every axis of these inputs in order, with your sizes: {' '.join(flags)}"

@@ -35,7 +35,7 @@ class AgentSettings(BaseSettings):
 
     server_url: str | None = None  # None: the one that the stored identity was registered with
     registration_token: SecretStr | None = None  # used once, while the server accepts no stored identity
-    device_key: Slug | None = None  # readable name of this machine; None: derived from its hardware
+    device_key: Slug | None = None  # readable name of this machine; None: its host name
     state_dir: Path = Field(default_factory=default_state_dir)  # identity, lock, spool and model cache
     engines: Annotated[tuple[Slug, ...], NoDecode] = ("onnxruntime", "openvino")
     thread_counts: Annotated[tuple[ThreadCount, ...], NoDecode] = ()  # empty: one, and every physical core

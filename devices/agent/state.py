@@ -22,6 +22,7 @@ from devices.vocabulary import Value
 
 IDENTITY_FILE = "identity.json"
 LOCK_FILE = "agent.lock"
+PROBE_BYTES = 4096  # more than an identity takes
 
 
 class StateProblem(DevicesError):
@@ -36,6 +37,7 @@ class Identity(Value):
     device_id: str
     device_key: str
     agent_token: SecretStr
+    fingerprint: str | None = None  # that the device was registered with; None: by an older agent
 
     @field_serializer("agent_token", when_used="json")
     def _reveal(self, token: SecretStr) -> str:
@@ -76,8 +78,17 @@ def load_identity(state_dir: Path) -> Identity | None:
 
 
 def store_identity(state_dir: Path, identity: Identity) -> None:
-    """Keep the identity, readable by its owner only."""
-    write_durably(state_dir / IDENTITY_FILE, identity.model_dump_json(indent=2).encode())
+    """Keep the identity, readable by its owner only. Raises `StateProblem` if the disk will not take it."""
+    _write(state_dir / IDENTITY_FILE, identity.model_dump_json(indent=2).encode())
+
+
+def check_room(state_dir: Path) -> None:
+    """Raises `StateProblem` where an identity could not be stored: better known before a one-time token is
+    spent.
+    """
+    probe = state_dir / f"{IDENTITY_FILE}.probe"
+    _write(probe, bytes(PROBE_BYTES))
+    probe.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -113,6 +124,16 @@ def running_daemon(state_dir: Path) -> str | None:
     except BlockingIOError:
         return _read_pid(path)
     return None
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        write_durably(path, data)
+    except OSError as error:
+        raise StateProblem(
+            f"{path} cannot be written ({error.strerror}); make room there, or choose another directory with "
+            "--state-dir or LAPTIME_AGENT_STATE_DIR"
+        ) from error
 
 
 def _read_pid(path: Path) -> str:

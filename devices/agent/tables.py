@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from devices.measurement import Conditions, LayerProfile, Measurement
+from devices.measurement import Conditions, Estimate, LayerProfile, Measurement
 from devices.target import Target
 
 MAX_LAYERS = 25  # the slowest; all of them are in the JSON
@@ -76,6 +76,7 @@ def _estimate_rows(m: Measurement) -> list[tuple[str, str]]:
     verdict = "valid" if m.verdict.is_valid else "NOT VALID:\n" + "\n".join(m.verdict.reasons)
     return [
         ("median", f"{e.median_ms:.4g} ms, standard error {e.standard_error_ms * relative:.1f} %"),
+        *([] if e.speed is None else [("speed", _speed_text(e))]),
         ("percentiles", percentiles),
         ("spread", f"median absolute deviation {e.mad_ms * relative:.1f} %"),
         (
@@ -88,6 +89,11 @@ def _estimate_rows(m: Measurement) -> list[tuple[str, str]]:
         ),
         ("verdict", verdict),
     ]
+
+
+def _speed_text(e: Estimate) -> str:
+    observed = "" if e.observed_median_ms is None else f", observed median {e.observed_median_ms:.4g} ms"
+    return f"{e.speed:.2f} of the machine's usual speed{observed}; times are at the usual one"
 
 
 def _conditions_text(conditions: Conditions) -> str:

@@ -25,6 +25,7 @@ def _construct(module: str, name: str) -> Engine:
     return cast(Engine, getattr(importlib.import_module(module), name)())
 
 
+SCRIPTED_ENGINES = frozenset(("fake",))  # their time is a script's, not the machine's
 ENGINES: dict[str, Callable[[], Engine]] = {
     "onnxruntime": partial(_construct, "devices.engines.onnxruntime", "OnnxRuntimeEngine"),
     "openvino": partial(_construct, "devices.engines.openvino", "OpenVinoEngine"),
@@ -35,14 +36,15 @@ ENGINES: dict[str, Callable[[], Engine]] = {
 def create_engine(name: str) -> Engine:
     """The engine of that name; imports its library into this process.
 
-    Raises `EngineUnavailable` for an unknown name and for a library that is not installed or does not load.
+    Raises `EngineUnavailable` for an unknown name and for a library that is not installed, does not load or
+    does not start.
     """
     constructor = ENGINES.get(name)
     if constructor is None:
         raise EngineUnavailable(f"no engine is named {name!r}; there are {', '.join(sorted(ENGINES))}")
     try:
         return constructor()
-    except ImportError as error:
+    except (ImportError, OSError, RuntimeError) as error:  # runtimes also find out while they start
         raise EngineUnavailable(
             f"engine {name!r} does not load: {error}; install the package {name!r}"
         ) from error

@@ -108,12 +108,13 @@ def make_daemon(
     settings: AgentSettings,
     measure: RunMeasurement | None = None,
     *,
+    device: Device = DEVICE,
     lease_grace_s: float = 5.0,
     drain_patience_s: float = 0.2,
 ) -> Daemon:
     return Daemon(
         settings,
-        device=DEVICE,
+        device=device,
         runtimes=(RUNTIME,),
         rng=random.Random(0),
         run_measurement=measure or Measuring(),

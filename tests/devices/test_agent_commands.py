@@ -129,7 +129,7 @@ class TestProfile:
         error = capsys.readouterr().err
         assert "in[batch]" in error
         assert "in[width]" in error
-        assert "--shape in=" in error
+        assert "--shape in=1x3x1\n" in error
         assert main([*arguments, "--shape", "in=2x3x5"]) == ExitCode.OK
         assert json.loads(capsys.readouterr().out)["model"]["input_shapes"] == {"in": [2, 3, 5]}
 
@@ -189,6 +189,8 @@ class TestProfile:
             (["{model}", "--shape", "x=1x0"], "x=1x0"),
             (["{model}", "--out", "/no/such/directory/file"], "there is no directory"),
             (["{model}", "--timeout-s", "-1"], "max_duration_s"),
+            (["{model}", "--timeout-s", "inf"], "max_duration_s"),
+            (["{model}", "--seed", "-1"], "input_seed"),
             (["{model}", "--engines", "No Such"], "engines"),
         ],
     )

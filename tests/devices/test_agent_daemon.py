@@ -4,6 +4,7 @@ leaving.
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -23,7 +24,7 @@ from devices.sandbox import run_measurement
 from devices.target import Runtime
 from devices.wire import WIRE_VERSION
 from tests.devices.agent_fake_server import REGISTRATION_TOKEN, Answer, FakeJob, FakeServer
-from tests.devices.agent_harness import Measuring, make_daemon, running, settings_for
+from tests.devices.agent_harness import DEVICE, Measuring, make_daemon, running, settings_for
 
 
 @pytest.fixture
@@ -43,6 +44,10 @@ def work_until(server: FakeServer, state_dir: Path, job: FakeJob, measure: Measu
     """Run a daemon until the job has ended on the server."""
     with running(make_daemon(settings_for(server, state_dir), measure)):
         server.wait_for(lambda: job.state in ("succeeded", "failed"), f"the end of {job.job_id}")
+
+
+def full_disk(_descriptor: int) -> None:
+    raise OSError(errno.ENOSPC, "no space left")
 
 
 class TestMembership:
@@ -135,6 +140,41 @@ class TestMembership:
         with pytest.raises(StateProblem, match=r"identity\.json is damaged.*remove it") as caught:
             make_daemon(settings_for(server, tmp_path)).run()
         assert "lt_agent_secret" not in str(caught.value)
+
+    def test_a_full_disk_costs_no_registration_token(
+        self, server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(os, "fsync", full_disk)
+        with pytest.raises(StateProblem, match=r"identity\.json.*no space left.*make room"):
+            make_daemon(settings_for(server, tmp_path)).run()
+        assert server.names() == []
+
+    def test_a_full_disk_does_not_keep_a_registered_agent_from_working(
+        self, server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        join_once(server, tmp_path)
+        monkeypatch.setattr(os, "fsync", full_disk)
+        job = server.add_job()
+        work_until(server, tmp_path, job, Measuring())
+        assert job.state == "succeeded"
+        assert load_identity(tmp_path) is not None
+
+    @pytest.mark.parametrize(("machine_id", "announced"), [(None, DEVICE.fingerprint), ("1" * 32, "f" * 64)])
+    def test_a_container_made_anew_is_the_device_that_it_was(
+        self,
+        server: FakeServer,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        machine_id: str | None,
+        announced: str,
+    ) -> None:
+        """Its host name and address have changed, and with them what a machine without an id is told by."""
+        join_once(server, tmp_path)
+        monkeypatch.setattr(daemon, "read_machine_id", lambda: machine_id)
+        now = DEVICE.model_copy(update={"fingerprint": "f" * 64})
+        with running(make_daemon(settings_for(server, tmp_path), device=now)):
+            server.wait_for(lambda: "lease" in server.names(), "a lease request")
+        assert server.bodies("announce")[0]["device"]["fingerprint"] == announced
 
     def test_a_directory_in_use_is_refused_with_the_pid(self, server: FakeServer, tmp_path: Path) -> None:
         with only_daemon(tmp_path), pytest.raises(StateProblem, match=f"process {os.getpid()}"):

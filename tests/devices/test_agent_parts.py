@@ -156,6 +156,29 @@ class TestModelCache:
         assert cache.get(sha256) is None
         assert list(tmp_path.iterdir()) == []
 
+    def test_a_smaller_limit_holds_from_the_next_start_on(self, tmp_path: Path) -> None:
+        ModelCache(tmp_path, capacity_bytes=10).put(sha256_of(b"model"), b"model")
+        ModelCache(tmp_path, capacity_bytes=0)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_full_disk_keeps_nothing_and_no_half_model(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def half(path: Path, data: bytes) -> int:
+            with path.open("wb") as file:
+                file.write(data[: len(data) // 2])
+            raise OSError(errno.ENOSPC, "no space left")
+
+        monkeypatch.setattr(Path, "write_bytes", half)
+        ModelCache(tmp_path, capacity_bytes=10).put(sha256_of(b"model"), b"model")
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_place_that_cannot_be_used_fails_nothing(self, tmp_path: Path) -> None:
+        (tmp_path / "models").touch()
+        cache = ModelCache(tmp_path / "models", capacity_bytes=10)
+        cache.put(sha256_of(b"model"), b"model")
+        assert cache.get(sha256_of(b"model")) is None
+
     def test_what_does_not_fit_is_not_kept(self, tmp_path: Path) -> None:
         cache = ModelCache(tmp_path, capacity_bytes=4)
         cache.put(sha256_of(b"12345"), b"12345")

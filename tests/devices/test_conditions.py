@@ -85,3 +85,17 @@ def test_this_machine_tells_its_load_and_memory() -> None:
     assert found.load_1m is not None
     assert found.memory_available_bytes
     assert found.affinity
+
+
+def test_what_is_no_number_costs_one_fact_only(tmp_path: Path) -> None:
+    root = machine(
+        tmp_path,
+        {
+            "sys/devices/platform/soc/soc:firmware/get_throttled": "throttled=?",
+            "proc/cpuinfo": "cpu MHz : unknown\ncpu MHz : 2600.0",
+            f"{CPU}/cpu0/cpufreq/scaling_governor": "ondemand",
+            f"{CPU}/cpu0/cpufreq/scaling_cur_freq": "<unknown>",
+        },
+    )
+    found = read_conditions(root)
+    assert (found.is_throttled, found.frequency_mhz, found.governor) == (None, 2600.0, "ondemand")

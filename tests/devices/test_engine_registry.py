@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from devices.engine import Engine
 from devices.engines.registry import ENGINES, available_runtimes, create_engine, offered_runtimes
 from devices.errors import EngineUnavailable
 
@@ -49,3 +50,16 @@ def test_the_parent_stays_small() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no devices"), OSError("libtbb.so.12: wrong version")])
+def test_a_library_that_does_not_start_keeps_no_other_from_being_offered(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def broken() -> Engine:
+        raise error
+
+    monkeypatch.setitem(ENGINES, "openvino", broken)
+    assert [r.engine for r in offered_runtimes(["openvino", "fake"], [1])] == ["fake"]
+    with pytest.raises(EngineUnavailable, match=str(error)):
+        create_engine("openvino")

@@ -14,6 +14,7 @@ from devices.hardware import (
     read_device,
     read_fingerprint,
     read_hardware,
+    read_machine_id,
     slug_of,
 )
 
@@ -64,6 +65,7 @@ def test_the_fingerprint_is_stable_and_does_not_show_the_machine_id(tmp_path: Pa
     assert identity not in read_fingerprint(root)
     assert read_fingerprint(root) != read_fingerprint(tmp_path / "container")
     assert len(read_fingerprint(tmp_path / "container")) == 64
+    assert (read_machine_id(root), read_machine_id(tmp_path / "container")) == (identity, None)
 
 
 def test_this_machine_is_a_device_under_its_own_or_a_given_key() -> None:

@@ -28,8 +28,17 @@ def test_every_missing_axis_is_named_with_an_example() -> None:
     with pytest.raises(MissingInputSizes) as caught:
         resolve_input_shapes([IMAGE, IDS, FIXED], {})
     assert caught.value.missing == ("image[batch]", "image[2]", "ids[batch]", "ids[length]")
-    assert '"image": [1, 3, 1, 224]' in str(caught.value)
+    assert caught.value.example == {"image": (1, 3, 1, 224), "ids": (1, 1)}
+    assert 'for example {"image": [1, 3, 1, 224], "ids": [1, 1]}' in str(caught.value)
     assert caught.value.code is FailureCode.INPUTS_INVALID
+
+
+def test_an_example_has_the_sizes_that_are_known() -> None:
+    with pytest.raises(MissingInputSizes) as caught:
+        resolve_input_shapes([IMAGE, IDS, FIXED], {"image": [4, 3, 32, 224]})
+    assert (caught.value.missing, caught.value.example) == (("ids[length]",), {"ids": (4, 1)})
+    known = {"image": [4, 3, 32, 224], **caught.value.example}
+    assert resolve_input_shapes([IMAGE, IDS, FIXED], known)["ids"] == (4, 1)
 
 
 @pytest.mark.parametrize(

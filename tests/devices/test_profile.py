@@ -11,7 +11,7 @@ from itertools import pairwise
 import pytest
 
 from devices.engines.fake import FakeEngine, ScriptedClock
-from devices.errors import FailureCode, WorkFailed
+from devices.errors import DevicesError, EngineUnavailable, FailureCode, ModelRejected, WorkFailed
 from devices.levels import RULES
 from devices.measurement import Conditions, LayerProfile, Level, Measurement, MeasurementPlan, Round
 from devices.model_ref import ModelRef, sha256_of
@@ -37,7 +37,7 @@ class InProcess:
     pattern: Pattern
     clock: ScriptedClock = field(default_factory=ScriptedClock)
     tasks: list[TimingTask] = field(default_factory=list)
-    layers: LayerProfile | WorkFailed | None = None
+    layers: LayerProfile | DevicesError | None = None
     start_up_s: float = 0.5
 
     def time(self, task: TimingTask) -> TimingReport:
@@ -48,7 +48,7 @@ class InProcess:
         return time_model(engine, MODEL, task, lambda: self.clock.advance(20_000))
 
     def profile_layers(self, runs: int) -> LayerProfile | None:
-        if isinstance(self.layers, WorkFailed):
+        if isinstance(self.layers, DevicesError):
             raise self.layers
         return self.layers
 
@@ -143,7 +143,8 @@ class TestLevels:
         assert found.model.input_shapes == {"x": (1, 2)}
         assert (found.clock, found.sandbox, found.device_key) == ("scripted", "none", "bench")
         assert (found.before, found.after) == (CALM, CALM)
-        assert all(len(r.canary_ns) == 5 for r in found.rounds)
+        # 37 samples of 2 ms in bursts of 20 ms, and after each burst 5 canaries
+        assert all(len(r.canary_ns) == 4 * 5 for r in found.rounds)
         assert Measurement.model_validate_json(found.model_dump_json()) == found
 
 
@@ -407,8 +408,16 @@ class TestLayers:
         assert measured(steady(2), Level.QUICK, runner=runner, with_layers=True).layer_profile == self.PROFILE
         assert measured(steady(2), Level.QUICK, runner=runner).layer_profile is None
 
-    @pytest.mark.parametrize("layers", [None, WorkFailed(FailureCode.CRASHED, "no profile")])
-    def test_a_measurement_stands_without_them(self, layers: WorkFailed | None) -> None:
+    @pytest.mark.parametrize(
+        "layers",
+        [
+            None,
+            WorkFailed(FailureCode.CRASHED, "no profile"),
+            ModelRejected("not with counters"),
+            EngineUnavailable("built without"),
+        ],
+    )
+    def test_a_measurement_stands_without_them(self, layers: DevicesError | None) -> None:
         found = measured(steady(2), Level.QUICK, runner=InProcess(steady(2), layers=layers), with_layers=True)
         assert found.layer_profile is None
         assert found.verdict.is_valid

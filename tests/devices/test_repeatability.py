@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks import repeatability
 from benchmarks.repeatability import SUBJECTS, Record, Subject, build_model, read_records, run, summarise
+from devices.agent.usual_speed import AtUsualSpeed
 from devices.measurement import MeasurementPlan
 from devices.target import Runtime
 
@@ -17,8 +18,8 @@ RUNTIME = Runtime(engine="onnxruntime", version="1.31", provider="cpu", threads=
 TINY = Subject("tiny", depth=1, channels=2, size=4, bar_percent=5.0)
 RECORD = Record(
     model="tiny", sha256="0" * 64, runtime=RUNTIME.key, level="standard", protocol_version=1, repetition=0,
-    median_ms=10.0, cpu_median_ms=9.0, standard_error_ms=0.1, naive_median_ms=10.0, canary_ms=0.1,
-    is_valid=True, reasons=(), took_s=1.0,
+    median_ms=10.0, observed_median_ms=10.0, cpu_median_ms=9.0, standard_error_ms=0.1, naive_median_ms=10.0,
+    canary_ms=0.1, is_valid=True, reasons=(), took_s=1.0,
 )  # fmt: skip
 
 
@@ -29,10 +30,14 @@ def test_models_are_the_same_bytes_for_the_same_seed() -> None:
 
 def test_the_summary_by_hand() -> None:
     """Medians 9, 10, 11 vary by 10 %, naive ones 5, 10, 15 by 50 %; the stated error is 0.1 of each."""
-    records = [replace(RECORD, median_ms=m, naive_median_ms=n) for m, n in ((9, 5), (10, 10), (11, 15))]
+    records = [
+        replace(RECORD, median_ms=m, observed_median_ms=2 * m, naive_median_ms=n)
+        for m, n in ((9, 5), (10, 10), (11, 15))
+    ]
     row = summarise(TINY, records)
     assert (row["n"], row["mean_ms"], row["invalid"]) == (3, 10, 0)
     assert (row["cv_percent"], row["cv_naive_percent"]) == (pytest.approx(10), pytest.approx(50))
+    assert row["cv_observed_percent"] == pytest.approx(10)
     assert row["meets_bar"] is False
     assert summarise(replace(TINY, bar_percent=10.1), records)["meets_bar"] is True
 
@@ -43,7 +48,13 @@ def test_a_second_run_goes_on_where_the_first_was_killed(
     measured: list[tuple[str, int]] = []
 
     def measure_once(
-        subject: Subject, model: bytes, *, runtime: Runtime, plan: MeasurementPlan, repetition: int
+        subject: Subject,
+        model: bytes,
+        measure: AtUsualSpeed,
+        *,
+        runtime: Runtime,
+        plan: MeasurementPlan,
+        repetition: int,
     ) -> Record:
         measured.append((subject.name, repetition))
         return replace(

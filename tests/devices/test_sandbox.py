@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from devices import child_process
 from devices.boxed_work import BoxedFailure, BoxedReply, BoxedRequest, ProbeTask, ResourceLimits
 from devices.child_process import Box, failure_of_exit, run_in_child
 from devices.errors import (
@@ -101,7 +102,7 @@ class TestRefusals:
     def test_missing_sizes_are_named(self) -> None:
         with pytest.raises(MissingInputSizes) as caught:
             boxed(onnx_models.two_layers(), ORT)
-        assert caught.value.missing == ("x[n]",)
+        assert (caught.value.missing, caught.value.example) == (("x[n]",), {"x": (1, 8)})
 
     def test_an_unknown_operator_is_named(self) -> None:
         with pytest.raises(ModelRejected, match="Frobnicate") as caught:
@@ -116,7 +117,7 @@ class TestRefusals:
         "error",
         [
             ModelRejected("no", FailureCode.OPERATOR_UNSUPPORTED),
-            MissingInputSizes("sizes", ("x[n]",)),
+            MissingInputSizes("sizes", ("x[n]",), {"x": (1, 8)}),
             EngineUnavailable("gone"),
             WorkFailed(FailureCode.OUT_OF_DISK, "full"),
         ],
@@ -217,6 +218,16 @@ class TestCancelling:
             )
         assert caught.value.code is FailureCode.TIMED_OUT
 
+    def test_a_child_that_floods_stderr_after_its_reply_is_killed_too(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        flood = "import os, sys\nos.close(int(sys.argv[2]))\nwhile True: os.write(2, bytes(65536))"
+        monkeypatch.setattr(child_process, "BOOT", flood)
+        monkeypatch.setattr(child_process, "EXIT_GRACE_S", 0.5)
+        with pytest.raises(WorkFailed, match="did not end") as caught:
+            run_in_child([], Box(wall_s=60))
+        assert caught.value.code is FailureCode.TIMED_OUT
+
     def test_an_error_of_the_caller_leaves_no_child_behind(self) -> None:
         started: list[int] = []
 
@@ -251,7 +262,7 @@ class TestTheBox:
             [sys.executable, str(program)],
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": root},
+            env={**os.environ, "PYTHONPATH": root, "TMPDIR": str(tmp_path)},  # it leaves its scratch folder
         )
         with parent:
             assert parent.stdout is not None
@@ -283,7 +294,7 @@ class TestTheBox:
             b"model",
             on_start=lambda pid: folders.append(Path(psutil.Process(pid).cwd())),
         )
-        assert folders[0].name.startswith("laptime-")
+        assert folders[0].name.startswith("laptime-box-")
         assert not folders[0].exists()
 
     def test_it_works_from_a_thread(self) -> None:
@@ -301,6 +312,7 @@ class TestTheBox:
         (-signal.SIGABRT, "terminate called: std::bad_alloc", FailureCode.OUT_OF_MEMORY, "memory"),
         (-signal.SIGKILL, "", FailureCode.OUT_OF_MEMORY, "killed from outside"),
         (-signal.SIGXCPU, "", FailureCode.TIMED_OUT, "processor time"),
+        (1, "OSError: [Errno 28] No space left on device", FailureCode.OUT_OF_DISK, "no room"),
         (1, "Traceback: ValueError: seven", FailureCode.CRASHED, "seven"),
         (0, "", FailureCode.CRASHED, "no usable reply"),
         (None, "", FailureCode.TIMED_OUT, "did not end"),
