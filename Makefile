@@ -9,30 +9,39 @@ BIN := $(VENV)/bin
 # System pip installs into the environment, so that Debian's python3 without python3-venv is enough.
 PIP := $(PYTHON) -m pip --python $(VENV)/bin/python --disable-pip-version-check --quiet
 PROJECT := pyproject.toml devices/pyproject.toml constraints.txt
+install = $(PIP) install -c constraints.txt $(1) || { echo "The installation did not finish; pip says why above. It needs the network; the same command goes on from here." >&2; exit 1; }
+
+# An environment holds its own path and leans on the Python that made it. Half made, moved, copied or orphaned, it is made anew.
+PLACE := $(BIN)/python -c 'import sys; print(sys.prefix, sys.version_info[:2])'
+IS_SOUND := $(shell $(PLACE) 2>/dev/null | cmp -s - $(VENV)/made 2>/dev/null && echo yes)
 
 .PHONY: help demo test check lint types imports repeatability zoo clean
+ifneq ($(IS_SOUND),yes)
+.PHONY: $(VENV)/made
+endif
 
 help: ## Show what can be made
 	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk -F ':.*?## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
-$(VENV)/bin/python:
+$(VENV)/made:
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(f"Laptime needs Python 3.11 or newer, this is {v[0]}.{v[1]}; set PYTHON=python3.12 or so") if v < (3, 11) else None'
 	@$(PYTHON) -m pip --version > /dev/null 2>&1 || { echo "pip is missing: apt-get install python3-pip, or set PYTHON" >&2; exit 1; }
 	@echo "Creating the environment in $(VENV) ..."
-	@$(PYTHON) -m venv --without-pip $(VENV)
+	@$(PYTHON) -m venv --without-pip $(if $(wildcard $(VENV)/pyvenv.cfg),--clear) $(VENV)
+	@$(PLACE) > $@
 
-$(VENV)/installed: $(VENV)/bin/python $(PROJECT)
+$(VENV)/installed: $(VENV)/made $(PROJECT)
 	@echo "Installing Laptime into $(VENV) (torch is large: this takes a minute or more the first time) ..."
-	@$(PIP) install -c constraints.txt -e ./devices -e .
+	@$(call install,-e ./devices -e .)
 	@touch $@
 
 $(VENV)/installed-test: $(VENV)/installed
 	@echo "Installing what the tests need ..."
-	@$(PIP) install -c constraints.txt -e './devices[openvino]' -e '.[test]'
+	@$(call install,-e './devices[openvino]' -e '.[test]')
 	@touch $@
 
-demo: $(VENV)/installed ## Run the whole path on this machine: onboard, predict, measure, search (ONCE=1 leaves at the end; MODEL=file.onnx; PORT=8731)
-	@exec $(BIN)/laptime demo $(if $(ONCE),--once) $(if $(MODEL),--model '$(MODEL)') $(if $(PORT),--port $(PORT))
+demo: $(VENV)/installed ## Run the whole path on this machine: onboard, predict, measure, search (ONCE=1 leaves at the end; MODEL=file.onnx SHAPE=input=1x3x224x224; PORT=8731)
+	@exec $(BIN)/laptime demo $(if $(ONCE),--once) $(if $(MODEL),--model '$(MODEL)') $(if $(SHAPE),--shape '$(SHAPE)') $(if $(PORT),--port $(PORT))
 
 test: $(VENV)/installed-test ## Run all tests (SQLite and PostgreSQL; real models too where LAPTIME_DATA names a folder of them)
 	@$(BIN)/python -m pytest $(ARGS)
@@ -51,9 +60,10 @@ imports: $(VENV)/installed-test ## Check that imports point down
 repeatability: $(VENV)/installed-test ## Measure how repeatable a measurement is on this machine (about 20 minutes; resumes)
 	@$(BIN)/python -m benchmarks.repeatability
 
-zoo: $(VENV)/installed-test ## Prediction error over a folder of ONNX models (MODELS=folder)
+zoo: $(VENV)/installed ## Prediction error over a folder of ONNX models (MODELS=folder)
+	@$(if $(MODELS),,$(error name a folder of ONNX files: make zoo MODELS=folder))
 	@$(BIN)/laptime-predictor evaluate --models '$(MODELS)'
 
 clean: ## Remove the environment and caches, not your data in .laptime
-	@rm -rf $(VENV) build *.egg-info devices/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) build devices/build *.egg-info devices/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -80,7 +80,8 @@ def adapt(
     (`pool`).
 
     Raises `AdaptationRejected` where there are no observations, where one is of another target, or where a
-    latency is not a positive number. The order of observations does not matter beyond rounding.
+    latency, of the pool too, is not a positive number. The order of observations does not matter beyond
+    rounding.
     """
     described = [describe_observation(observation) for observation in observations]
     return adapt_described(target, observations, described, prior=prior_from(pool, target.key))
@@ -117,11 +118,12 @@ def adapt_described(
 
 def prior_from(pool: Sequence[Observation], own_key: str) -> tuple[Gaussian, tuple[str, ...]]:
     """The prior that other targets' measurements leave, and their keys; measurements of `own_key` are
-    left out.
+    left out. Raises `AdaptationRejected` for a latency that is not a positive number.
     """
     groups: dict[str, list[Observation]] = {}
     for observation in pool:
         if observation.target_key != own_key:
+            _check_latency(observation)
             groups.setdefault(observation.target_key, []).append(observation)
     if not groups:
         return physical_prior(), ()
@@ -156,13 +158,14 @@ def _check(target: TargetFacts, observations: Sequence[Observation]) -> None:
             raise AdaptationRejected(
                 f"a measurement of {observation.target_key} cannot adapt {target.key}; pass it in the pool"
             )
-        is_positive = math.isfinite(observation.median_ms) and observation.median_ms > 0
-        if (
-            not is_positive
-            or not math.isfinite(observation.standard_error_ms)
-            or observation.standard_error_ms < 0
-        ):
-            raise AdaptationRejected(
-                f"{observation.name or 'a model'} has {observation.median_ms} ms with a standard error of "
-                f"{observation.standard_error_ms} ms; latencies are positive and finite"
-            )
+        _check_latency(observation)
+
+
+def _check_latency(observation: Observation) -> None:
+    median_ms, error_ms = observation.median_ms, observation.standard_error_ms
+    is_positive = math.isfinite(median_ms) and median_ms > 0
+    if not is_positive or not math.isfinite(error_ms) or error_ms < 0:
+        raise AdaptationRejected(
+            f"{observation.name or 'a model'} has {median_ms} ms with a standard error of {error_ms} ms on "
+            f"{observation.target_key}; latencies are positive and finite"
+        )

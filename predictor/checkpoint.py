@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
@@ -46,8 +46,8 @@ class Provenance(Value):
     trained_on: tuple[str, ...]  # names of the measured models
     pooled_targets: tuple[str, ...] = ()  # other targets whose measurements shaped the prior
     seen_kinds: tuple[str, ...]  # kinds of kernels that the target's own measurements contain
-    shortest_ms: float
-    longest_ms: float
+    shortest_ms: float = Field(gt=0, allow_inf_nan=False)  # of its own measurements
+    longest_ms: float = Field(gt=0, allow_inf_nan=False)
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,8 @@ class Checkpoint:
             posterior = Posterior(
                 **{name: _array(arrays, name) for name in ("weights", "means", "covariances", "noise")}
             )
+            if np.any(posterior.noise <= 0) or np.any(posterior.weights <= 0):
+                raise ValueError("its weights and noise levels must be positive")
             provenance = Provenance.model_validate(described)
         except (SafetensorError, ValidationError, KeyError, ValueError) as error:
             raise CheckpointRejected(f"the checkpoint is damaged: {error}") from error

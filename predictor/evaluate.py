@@ -47,7 +47,11 @@ class AccuracyCard(Value):
 def accuracy_card(
     target: TargetFacts, observations: Sequence[Observation], pool: Sequence[Observation] = ()
 ) -> AccuracyCard:
-    """The card of a target. Raises `AdaptationRejected` as `adapt` does."""
+    """The card of a target. Raises `AdaptationRejected` as `adapt` does.
+
+    What is left out is left out of the target's own measurements: the pool keeps the same model as other
+    targets ran it, which is what there is to go by when this target is asked for a model new to it.
+    """
     described = [describe_observation(observation) for observation in observations]
     prior = prior_from(pool, target.key)
     names = tuple(sorted(observation.name or observation.graph.digest for observation in observations))

@@ -21,7 +21,7 @@ from predictor.kernels import Kernel, kernels_of
 from predictor.kinds import Family
 from predictor.roofline import KernelClass, class_of, machine_of, times_ms
 
-FEATURE_VERSION = 1  # raise it when the same graph gets other numbers: older checkpoints are then refused
+FEATURE_VERSION = 2  # raise it when the same graph gets other numbers: older checkpoints are then refused
 
 CLASSES: tuple[KernelClass, ...] = tuple(KernelClass)
 _TIME_FLOOR_MS = 1e-9
@@ -76,7 +76,7 @@ def describe(graph: ModelGraph, runtime: Runtime, hardware: Hardware) -> Describ
     """Features, and the share that each kind of kernel has in the nominal time."""
     machine = machine_of(runtime, hardware)
     kernels = kernels_of(graph, fuses_chains=runtime.engine in _FUSES_CHAINS)
-    by_class = defaultdict(float, {KernelClass.LAUNCH: 1e3 * machine.call_s})
+    by_class = defaultdict(float, {KernelClass.CALL: 1e3 * machine.call_s})
     by_kind: defaultdict[str, float] = defaultdict(float)
     for kernel in kernels:
         times = times_ms(kernel, machine)

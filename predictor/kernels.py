@@ -16,9 +16,8 @@ from dataclasses import dataclass
 
 from predictor.costs import scalar_cycles_of, work_of
 from predictor.graph import ModelGraph, Operator, TensorInfo
-from predictor.kinds import KINDS, Family
+from predictor.kinds import DEQUANTISES, KINDS, Family
 
-_DEQUANTISES = frozenset(("DequantizeLinear", "com.microsoft/DequantizeLinear"))
 _QUANTISES = frozenset(("QuantizeLinear", "com.microsoft/QuantizeLinear"))
 _ACTIVATIONS = frozenset(
     (
@@ -36,6 +35,7 @@ _ACTIVATIONS = frozenset(
     )
 )
 _PRODUCTS = (Family.CONV, Family.MATMUL)
+_MAX_TAKEN_INPUTS = 5  # those of a batch normalisation; the sum of more tensors is a kernel of its own
 _WEIGHT_INPUT = {
     "QLinearConv": 3,
     "QLinearMatMul": 3,
@@ -112,6 +112,9 @@ class _Fusion:
                 self._uses.setdefault(name, []).append(index)
         self._ends = {tensor.name for tensor in graph.outputs}
         self._quantised = [self._runs_on_integers(op) for op in graph.operators]
+        self._read_as_integers = {
+            name for name, uses in self._uses.items() if all(self._quantised[use] for use in uses)
+        }
 
     def place(self, index: int, op: Operator) -> None:
         """Join the operator with the kernel that makes one of its inputs, if runtimes do."""
@@ -140,7 +143,7 @@ class _Fusion:
         return {
             op.outputs[0]: self._tensors[op.inputs[0]]
             for index, op in enumerate(self._operators)
-            if op.full_kind in _DEQUANTISES and self._root(index) != index
+            if op.full_kind in DEQUANTISES and self._root(index) != index
         }
 
     def _root(self, index: int) -> int:
@@ -157,9 +160,9 @@ class _Fusion:
         """
         for name in op.inputs:
             source = self._producer.get(name)
-            if source is None or self._operators[source].full_kind not in _DEQUANTISES or name in self._ends:
+            if source is None or self._operators[source].full_kind not in DEQUANTISES or name in self._ends:
                 continue
-            if self._home[source] == source and all(self._quantised[use] for use in self._uses[name]):
+            if self._home[source] == source and name in self._read_as_integers:
                 self._home[source] = index
 
     def _runs_on_integers(self, op: Operator) -> bool:
@@ -170,7 +173,7 @@ class _Fusion:
             self._operators[self._producer[name]].full_kind for name in op.inputs if name in self._producer
         ]
         read = [self._operators[use].full_kind for name in op.outputs for use in self._uses.get(name, ())]
-        return bool(made and read) and set(made) <= _DEQUANTISES and set(read) <= _QUANTISES
+        return bool(made and read) and set(made) <= DEQUANTISES and set(read) <= _QUANTISES
 
     def _fits(self, home: int, op: Operator, through: str) -> bool:
         anchor = self._operators[home]
@@ -184,6 +187,8 @@ class _Fusion:
 
     def _absorbs(self, anchor: Operator, op: Operator, through: str) -> bool:
         """Whether a product takes in the operator behind it."""
+        if len(op.inputs) > _MAX_TAKEN_INPUTS:
+            return False
         kind = op.full_kind
         others = [self._tensors[name] for name in op.inputs if name and name != through]
         is_constant = all(tensor.role == "constant" for tensor in others)
@@ -230,7 +235,7 @@ def _kernel(
         scalar_cycles=sum(cycles for _, cycles in beside),
         bytes_read=max(bytes_read, 0),
         bytes_written=max(bytes_written, 0),
-        weight_bytes=sum(weights.values()),
+        weight_bytes=min(sum(weights.values()), max(bytes_read, 0)),  # a lookup reads only a few rows
         launches=anchor.repeats,
         rows=rows,
         inner=inner,
@@ -251,7 +256,7 @@ def _work(graph: ModelGraph, op: Operator, family: Family) -> tuple[float, float
     own = KINDS[op.full_kind].family
     if own in _PRODUCTS or own in (Family.RECURRENT, Family.VIEW, Family.CONTROL):
         return 0.0, 0.0
-    if family in _PRODUCTS and (op.full_kind == "BatchNormalization" or op.full_kind in _DEQUANTISES):
+    if family in _PRODUCTS and (op.full_kind == "BatchNormalization" or op.full_kind in DEQUANTISES):
         return 0.0, 0.0
     inputs = [graph.tensors[name] if name else None for name in op.inputs]
     outputs = [graph.tensors[name] if name else None for name in op.outputs]

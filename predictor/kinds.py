@@ -68,6 +68,7 @@ def _of(family: Family, kinds: str, *, work: float = 1.0, traffic: Traffic = Tra
 
 
 _MS = "com.microsoft/"
+DEQUANTISES = frozenset(("DequantizeLinear", _MS + "DequantizeLinear"))
 
 
 def _contrib(

@@ -31,6 +31,7 @@ class _Branch:
     nodes: tuple[Node, ...]
     results: tuple[Slot, ...]
     macs: int
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,8 @@ def walk_if(walk: Walk, node: onnx.NodeProto, scope: Scope, prefix: str) -> None
     if condition.role != "constant":
         walk.emit(node, {"taken": taken.label}, inputs=[condition], outputs=[])
     walk.nodes.extend(taken.nodes)
+    for note in taken.notes:
+        walk.note(note)
     for name, slot in zip(node.output, taken.results, strict=False):
         scope[name] = slot
 
@@ -91,10 +94,12 @@ def walk_scan(walk: Walk, node: onnx.NodeProto, scope: Scope, prefix: str) -> No
             node, "has the form of opset 8, which is not followed; convert the model to opset 9 or later"
         )
     inputs = [slot for slot in inputs_of(node, scope) if slot is not None]
-    states = inputs[: len(inputs) - integers(attributes.get("num_scan_inputs"), (0,))[0]]
+    count = next(iter(_integers(node, attributes, "num_scan_inputs", (0,))), 0)
+    states = inputs[: len(inputs) - count]
     scanned = inputs[len(states) :]
-    axes = integers(attributes.get("scan_input_axes"), [0] * len(scanned))
-    if len(body.input) != len(inputs) or not scanned or any(not slot.shape for slot in scanned):
+    axes = _integers(node, attributes, "scan_input_axes", [0] * len(scanned))
+    fits = len(body.input) == len(inputs) and len(axes) == len(scanned)
+    if not fits or not scanned or any(not slot.shape for slot in scanned):
         raise malformed(node, "has a body that does not take what it is given")
     inner = scope.new_child()
     for declared, slot in zip(body.input, states, strict=False):
@@ -106,7 +111,7 @@ def walk_scan(walk: Walk, node: onnx.NodeProto, scope: Scope, prefix: str) -> No
     trips = scanned[0].shape[axes[0] % len(scanned[0].shape)]
     with walk.repeated(trips):
         results = walk.graph(body, inner, prefix)
-    stacked = _stacked(results[len(states) :], attributes, trips)
+    stacked = _stacked(node, results[len(states) :], attributes, trips)
     _bind(walk, node, _Repeated(states, results, trips), stacked=stacked, scope=scope, prefix=prefix)
 
 
@@ -138,19 +143,18 @@ def _costlier(
 def _branch(
     walk: Walk, node: onnx.NodeProto, graph: onnx.GraphProto, *, label: str, scope: Scope, prefix: str
 ) -> _Branch:
-    """Walk a branch and take what it emitted back out of the walk: the caller decides which branch runs."""
+    """Walk a branch and take what it emitted and noted back out of the walk: the caller picks one."""
     nodes_before, notes_before = len(walk.nodes), len(walk.notes)
     try:
         results = walk.graph(graph, scope.new_child(), f"{prefix}{label}/")
         nodes = tuple(walk.nodes[nodes_before:])
-    except GraphRejected:
-        del walk.notes[notes_before:]
-        raise
+        notes = tuple(walk.notes[notes_before:])
     finally:
         del walk.nodes[nodes_before:]
+        del walk.notes[notes_before:]
     if len(results) < len(node.output):
         raise malformed(node, f"has a {label} with too few outputs")
-    return _Branch(label, nodes, results, sum(inner.macs for inner in nodes))
+    return _Branch(label, nodes, results, sum(inner.macs for inner in nodes), notes)
 
 
 def _body(node: onnx.NodeProto) -> onnx.GraphProto:
@@ -163,12 +167,22 @@ def _body(node: onnx.NodeProto) -> onnx.GraphProto:
 
 def _trips(walk: Walk, node: onnx.NodeProto, given: Sequence[Slot | None]) -> int:
     count = given[0] if given else None
-    value = None if count is None or count.value is None or count.value.size != 1 else int(count.value.item())
+    known = None if count is None else count.value
+    value = int(known.item()) if known is not None and known.size == 1 and known.dtype.kind in "iu" else None
     if value is None or value > MAX_TRIPS:
         raise rejected(node, "runs until the data says stop; give it a constant trip count")
     if len(given) > 1 and given[1] is not None:
         walk.note(f"{label_of(node)}: may stop early; costed for all of its {value} trips")
     return max(value, 0)
+
+
+def _integers(
+    node: onnx.NodeProto, attributes: Attributes, name: str, default: Sequence[int]
+) -> tuple[int, ...]:
+    try:
+        return integers(attributes.get(name), default)
+    except (ValueError, OverflowError) as error:
+        raise malformed(node, f"has no whole numbers as its {name!r}: {error}") from error
 
 
 def _variable(walk: Walk, node: onnx.NodeProto, slot: Slot, name: str) -> Slot:
@@ -178,8 +192,10 @@ def _variable(walk: Walk, node: onnx.NodeProto, slot: Slot, name: str) -> Slot:
     return walk.slot((slot.dtype, slot.shape), name)
 
 
-def _stacked(results: Sequence[Slot], attributes: Attributes, trips: int) -> list[Typed]:
-    axes = integers(attributes.get("scan_output_axes"), [0] * len(results))
+def _stacked(
+    node: onnx.NodeProto, results: Sequence[Slot], attributes: Attributes, trips: int
+) -> list[Typed]:
+    axes = _integers(node, attributes, "scan_output_axes", [0] * len(results))
     typed: list[Typed] = []
     for slot, axis in zip(results, axes, strict=False):
         at = axis % (len(slot.shape) + 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import onnx
 from onnx import inliner
@@ -12,8 +13,17 @@ from predictor.onnx_order import subgraphs_of
 
 MAX_NODES = 50_000  # nested graphs and expanded functions included
 MAX_NESTING = 16
+MAX_EXPANDED_BYTES = 1 << 28  # of the copies of function bodies, which may hold tensors
 
 _Key = tuple[str, str]  # domain and name
+
+
+@dataclass(frozen=True, slots=True)
+class _Size:
+    """What expansion makes of some nodes: how many, and the bytes of the function bodies copied for them."""
+
+    nodes: int
+    copied_bytes: int
 
 
 def check_size(model: onnx.ModelProto) -> None:
@@ -49,15 +59,23 @@ def without_functions(model: onnx.ModelProto) -> onnx.ModelProto:
     if not model.functions:
         return model
     bodies = {(function.domain, function.name): function for function in model.functions}
-    total = _expanded(model.graph.node, bodies, {}, ())
-    if total > MAX_NODES:
-        raise _too_many(total)
+    size = _expanded(model.graph.node, bodies, {}, ())
+    if size.nodes > MAX_NODES:
+        raise _too_many(size.nodes)
+    if size.copied_bytes > MAX_EXPANDED_BYTES:
+        raise GraphRejected(
+            f"the model's functions take {size.copied_bytes} bytes when they are expanded, at most "
+            f"{MAX_EXPANDED_BYTES} are allowed; store their tensors as initializers",
+            GraphCode.TOO_LARGE,
+        )
     try:
-        return inliner.inline_local_functions(model)
+        expanded = inliner.inline_local_functions(model)
     except (RuntimeError, ValueError, TypeError, KeyError) as error:
         raise GraphRejected(
             f"the model's functions cannot be expanded: {error}", GraphCode.MALFORMED
         ) from error
+    check_size(expanded)  # a function in a branch of a function: nesting adds up
+    return expanded
 
 
 def _check_names(graph: onnx.GraphProto) -> None:
@@ -78,24 +96,34 @@ def _check_texts(names: Iterable[object]) -> None:
 def _expanded(
     nodes: Iterable[onnx.NodeProto],
     bodies: Mapping[_Key, onnx.FunctionProto],
-    sizes: dict[_Key, int],
+    sizes: dict[_Key, _Size],
     callers: tuple[_Key, ...],
-) -> int:
-    """Nodes after expansion. Each function is counted once: functions that call functions can multiply
+) -> _Size:
+    """The size of nodes after expansion. Each function is sized once: functions that call functions multiply
     without end.
     """
-    total = 0
+    total, copied = 0, 0
     for node in nodes:
         key = (node.domain, node.op_type)
-        total += 1 + sum(_expanded(graph.node, bodies, sizes, callers) for graph in subgraphs_of(node))
+        total += 1
+        for graph in subgraphs_of(node):
+            inner = _expanded(graph.node, bodies, sizes, callers)
+            total, copied = total + inner.nodes, copied + inner.copied_bytes
         if key not in bodies:
             continue
-        if key in callers or len(callers) > MAX_NESTING:
+        if key in callers:
             raise GraphRejected(f"function {node.op_type!r} calls itself", GraphCode.MALFORMED)
+        if len(callers) > MAX_NESTING:
+            raise GraphRejected(
+                f"functions call each other more than {MAX_NESTING} deep, down to {node.op_type!r}",
+                GraphCode.TOO_LARGE,
+            )
         if key not in sizes:
-            sizes[key] = _expanded(bodies[key].node, bodies, sizes, (*callers, key))
-        total += sizes[key]
-    return total
+            inside = _expanded(bodies[key].node, bodies, sizes, (*callers, key))
+            own_bytes = bodies[key].ByteSize()
+            sizes[key] = _Size(inside.nodes, own_bytes + inside.copied_bytes)
+        total, copied = total + sizes[key].nodes, copied + sizes[key].copied_bytes
+    return _Size(total, copied)
 
 
 def _too_many(count: int) -> GraphRejected:

@@ -4,6 +4,7 @@ messages name it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ from predictor.graph import AttributeValue
 from predictor.onnx_order import domain_of, full_kind_of, label_of
 from predictor.onnx_shapes import Typed
 from predictor.onnx_slots import Slot, attribute_value, tensor_value
-from predictor.onnx_values import Array, can_evaluate, evaluate
+from predictor.onnx_values import MAX_VALUE_ELEMENTS, Array, can_evaluate, evaluate
 
 Attributes = Mapping[str, AttributeValue]
 _DTYPE_OF_VALUE = {"value_int": "int64", "value_float": "float32", "value_string": "string"}
@@ -109,9 +110,12 @@ def plain_constant(node: onnx.NodeProto, attribute: onnx.AttributeProto) -> tupl
     if dtype is None or value is None:
         raise malformed(node, "has no value")
     shape = (len(value),) if isinstance(value, tuple) else ()
-    if dtype == "string":
+    if dtype == "string" or math.prod(shape) > MAX_VALUE_ELEMENTS:
         return (dtype, shape), None
-    return (dtype, shape), np.asarray(value, dtype=dtype)
+    try:
+        return (dtype, shape), np.asarray(value, dtype=dtype)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise malformed(node, f"has a value that is no {dtype}: {error}") from error
 
 
 def _filled(node: onnx.NodeProto, inputs: Sequence[Slot | None]) -> Sequence[Array] | None:

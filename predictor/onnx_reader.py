@@ -20,6 +20,7 @@ from predictor.costs import cost_of
 from predictor.digest import digest_of
 from predictor.errors import GraphCode, GraphRejected
 from predictor.graph import ModelGraph, Operator, TensorInfo
+from predictor.kinds import DEQUANTISES
 from predictor.onnx_control import CONTROL
 from predictor.onnx_functions import check_size, without_functions
 from predictor.onnx_nodes import Node
@@ -27,9 +28,9 @@ from predictor.onnx_slots import Slot, dtype_of
 from predictor.onnx_walk import Scope, Walk
 
 MAX_MODEL_BYTES = 1 << 30
+MAX_OPERATOR_COST = 1 << 46  # an hour of one operator; the sums over all operators still fit 64 bits
 _MAX_DIGEST_INTEGERS = 32
 _MAX_OPSET = 1 << 20
-_DEQUANTISES = ("DequantizeLinear", "com.microsoft/DequantizeLinear")
 _MULTIPLIES = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul"))
 
 
@@ -120,6 +121,12 @@ def _declared_inputs(model: onnx.ModelProto) -> tuple[InputSpec, ...]:
                 GraphCode.OPERATOR_UNSUPPORTED,
             )
         tensor = declared.type.tensor_type
+        if not tensor.HasField("shape"):
+            raise GraphRejected(
+                f"input {declared.name!r} does not say how many axes it has; declare its shape, "
+                "with names for dynamic axes",
+                GraphCode.INPUTS_INVALID,
+            )
         axes: list[int | str | None] = [
             dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None for dim in tensor.shape.dim
         ]
@@ -237,7 +244,7 @@ def _quantised_products(nodes: Sequence[Node]) -> dict[int, str]:
     dequantised: dict[str, str] = {}
     found: dict[int, str] = {}
     for index, node in enumerate(nodes):
-        if node.full_kind in _DEQUANTISES and node.inputs[0] is not None and node.outputs[0] is not None:
+        if node.full_kind in DEQUANTISES and node.inputs[0] is not None and node.outputs[0] is not None:
             dequantised[node.outputs[0].name] = node.inputs[0].dtype
         elif node.full_kind in _MULTIPLIES and len(node.inputs) > 1:
             left, right = (
@@ -254,6 +261,13 @@ def _operator(node: Node, tensors: Mapping[str, TensorInfo], precision: str | No
     inputs = [None if slot is None else tensors[slot.name] for slot in node.inputs]
     outputs = [None if slot is None else tensors[slot.name] for slot in node.outputs]
     cost = cost_of(node.full_kind, node.attributes, inputs=inputs, outputs=outputs)
+    largest = node.repeats * max(cost.macs, cost.bytes_read, cost.bytes_written, 1)
+    if largest > MAX_OPERATOR_COST:
+        raise GraphRejected(
+            f"operator {node.full_kind} ({node.name!r}) takes {largest} steps for one inference, at most "
+            f"{MAX_OPERATOR_COST} are allowed; give smaller input sizes, or loops fewer trips",
+            GraphCode.TOO_LARGE,
+        )
     return Operator(
         name=node.name,
         kind=node.kind,

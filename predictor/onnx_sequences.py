@@ -10,6 +10,8 @@ from predictor.graph import AttributeValue
 from predictor.onnx_slots import Slot
 from predictor.onnx_values import integers
 
+MAX_ITEMS = 1024  # each step of a growing sequence holds them all again
+
 SEQUENCE_KINDS = frozenset(
     [
         "SequenceEmpty",
@@ -61,18 +63,26 @@ def split_shapes(
     whole = slot.shape[axis]
     if sizes is None:
         kept = (1,) if attributes.get("keepdims", 1) else ()
-        return ((*slot.shape[:axis], *kept, *slot.shape[axis + 1 :]),) * whole
+        return ((*slot.shape[:axis], *kept, *slot.shape[axis + 1 :]),) * _checked_length(whole)
     if sizes.value is None:
         raise ValueError("the sizes depend on values that only a run can tell")
     cuts = integers(sizes.value)
     if not sizes.shape:
         step = max(cuts[0], 1)
+        _checked_length(-(-whole // step))
         cuts = tuple(min(step, whole - start) for start in range(0, whole, step))
     return tuple((*slot.shape[:axis], cut, *slot.shape[axis + 1 :]) for cut in cuts)
 
 
 def _sequence(name: str, items: Sequence[Slot]) -> Slot:
+    _checked_length(len(items))
     return Slot(name=name, dtype=items[0].dtype if items else "float32", shape=(), items=tuple(items))
+
+
+def _checked_length(count: int) -> int:
+    if count > MAX_ITEMS:
+        raise ValueError(f"the sequence has {count} tensors, at most {MAX_ITEMS} are followed")
+    return count
 
 
 def _items(slot: Slot) -> tuple[Slot, ...]:

@@ -54,23 +54,28 @@ def contrib_outputs(
     """Types of the outputs, or None where there is no rule for the kind. Raises ValueError where inputs
     do not fit.
     """
-    rule = _RULES.get(full_kind)
-    if rule is None:
-        return None
-    try:
-        return rule(inputs, attributes)
-    except (IndexError, TypeError) as error:
-        raise ValueError(str(error)) from error
+    return _applied(_RULES.get(full_kind), inputs, attributes)
 
 
 def bounded_outputs(
     kind: str, inputs: Sequence[Slot | None], attributes: Attributes
 ) -> Sequence[Typed] | None:
     """Types of the largest outputs that an operator with data-dependent sizes can have, or None where
-    nothing bounds it.
+    nothing bounds it. Raises ValueError where inputs do not fit.
     """
-    rule = _BOUNDS.get(kind)
-    return None if rule is None else rule(inputs, attributes)
+    return _applied(_BOUNDS.get(kind), inputs, attributes)
+
+
+def _applied(
+    rule: Rule | None, inputs: Sequence[Slot | None], attributes: Attributes
+) -> Sequence[Typed] | None:
+    """What a rule says. Rules expect shapes and attributes that fit; those of a file may be anything."""
+    if rule is None:
+        return None
+    try:
+        return rule(inputs, attributes)
+    except (IndexError, TypeError, ArithmeticError) as error:
+        raise ValueError(str(error)) from error
 
 
 def _at(inputs: Sequence[Slot | None], index: int) -> Slot:

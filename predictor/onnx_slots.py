@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from predictor.errors import GraphCode, GraphRejected
 from predictor.graph import AttributeValue, Role, TensorInfo, bits_of
-from predictor.onnx_values import MAX_VALUE_ELEMENTS, Array
+from predictor.onnx_values import CARRIED_DTYPES, MAX_VALUE_ELEMENTS, Array
 
 MAX_TENSOR_BYTES = 8 << 30
 MAX_RANK = 32
@@ -28,22 +28,6 @@ _DTYPE_BY_CODE = {
     if name != "UNDEFINED"
 }
 _CODE_BY_DTYPE = {dtype: code for code, dtype in _DTYPE_BY_CODE.items()}
-_NUMPY_DTYPES = frozenset(
-    [
-        "bool",
-        "int8",
-        "uint8",
-        "int16",
-        "uint16",
-        "int32",
-        "uint32",
-        "int64",
-        "uint64",
-        "float16",
-        "float32",
-        "float64",
-    ]
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +69,8 @@ def checked_shape(shape: Sequence[int], dtype: str, where: str) -> tuple[int, ..
         raise GraphRejected(
             f"{where} has {len(shape)} axes, at most {MAX_RANK} are allowed", GraphCode.TOO_LARGE
         )
-    size_bytes = math.prod(shape) * bits_of(dtype) // 8
+    # An empty axis hides no huge one beside it: what is computed from the shape would have no bound.
+    size_bytes = math.prod(max(size, 1) for size in shape) * bits_of(dtype) // 8
     if size_bytes > MAX_TENSOR_BYTES:
         raise GraphRejected(
             f"{where} has shape {list(shape)} and takes {size_bytes} bytes, "
@@ -160,7 +145,7 @@ def tensor_value(tensor: onnx.TensorProto, where: str) -> Array | None:
 
 def _value_of(tensor: onnx.TensorProto, dtype: str, shape: tuple[int, ...], where: str) -> Array | None:
     limit = _MAX_FLOAT_VALUES if dtype.startswith("float") else MAX_VALUE_ELEMENTS
-    if dtype not in _NUMPY_DTYPES or math.prod(shape) > limit:
+    if dtype not in CARRIED_DTYPES or math.prod(shape) > limit:
         return None
     try:
         return numpy_helper.to_array(tensor)

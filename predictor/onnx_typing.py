@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -51,10 +51,7 @@ def output_types(
     than the node's.
     """
     full_kind = full_kind_of(node)
-    try:
-        ruled = contrib_outputs(full_kind, inputs, attributes)
-    except ValueError as error:
-        raise _does_not_fit(node, inputs, str(error)) from error
+    ruled = _by_rule(node, contrib_outputs, inputs, attributes)
     if ruled is not None:
         return OutputTypes(ruled)
     standin = STANDINS.get(full_kind)
@@ -63,7 +60,7 @@ def output_types(
     typed = _inferred(node, inputs, opsets)
     if typed is not None:
         return OutputTypes(typed)
-    bound = bounded_outputs(full_kind, inputs, attributes)
+    bound = _by_rule(node, bounded_outputs, inputs, attributes)
     if bound is None:
         raise GraphRejected(
             f"operator {label_of(node)}: the size of its output depends on values that only a run can tell; "
@@ -127,6 +124,19 @@ def _typed(found: onnx.TypeProto, where: str) -> Typed | None:
     return dtype_of(found.tensor_type.elem_type, f"the output of {where}"), tuple(sizes)
 
 
+def _by_rule(
+    node: onnx.NodeProto,
+    rules: Callable[[str, Sequence[Slot | None], Mapping[str, AttributeValue]], Sequence[Typed] | None],
+    inputs: Sequence[Slot | None],
+    attributes: Mapping[str, AttributeValue],
+) -> Sequence[Typed] | None:
+    """What our own rules say of a node; None where they say nothing."""
+    try:
+        return rules(full_kind_of(node), inputs, attributes)
+    except ValueError as error:
+        raise _does_not_fit(node, inputs, str(error)) from error
+
+
 def _by_standin(
     node: onnx.NodeProto,
     standin: Standin,
@@ -143,7 +153,7 @@ def _by_standin(
     slots = [
         Slot(name=f"input{i}", dtype="float32", shape=slot.shape) for i, slot in enumerate(picked) if slot
     ]
-    known = {name: value for name, value in attributes.items() if name in schema.attributes}
+    known = {name: value for name, value in attributes.items() if name in schema.attributes and value != ()}
     plain = helper.make_node(standin.kind, [slot.name for slot in slots], ["output"])
     plain.attribute.extend(helper.make_attribute(name, value) for name, value in known.items())
     typed = _inferred(plain, slots, {"": version})

@@ -20,6 +20,12 @@ from onnx import helper
 from predictor.graph import AttributeValue
 
 MAX_VALUE_ELEMENTS = 1024
+CARRIED_DTYPES = frozenset(
+    (
+        "bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64",
+        "float16", "float32", "float64",
+    )
+)  # fmt: skip
 
 Array = NDArray[Any]
 Inputs = Sequence[Array | None]
@@ -80,8 +86,16 @@ def _unary(function: Callable[[Array], Array]) -> Evaluator:
 
 
 def _folded(function: Callable[[Array, Array], Array]) -> Evaluator:
-    """A function of two operands, folded over any number of them; the result's dtype is numpy's choice."""
-    return lambda inputs, _: [reduce(function, _present(inputs))]
+    """A function of two operands, folded over any number of them; the result's dtype is numpy's choice.
+
+    Bounded at each step: three vectors along three axes would fill the memory.
+    """
+
+    def apply(left: Array, right: Array) -> Array:
+        _small(np.broadcast_shapes(left.shape, right.shape))
+        return function(left, right)
+
+    return lambda inputs, _: [reduce(apply, _present(inputs))]
 
 
 def _divide(left: Array, right: Array) -> Array:
@@ -104,8 +118,10 @@ def _power(left: Array, right: Array) -> Array:
 
 def _cast(inputs: Inputs, attributes: Attributes) -> Sequence[Array]:
     to = attributes["to"]
-    assert isinstance(to, int)  # its type in the operator's schema
-    return [_required(inputs, 0).astype(helper.tensor_dtype_to_np_dtype(to))]
+    dtype = helper.tensor_dtype_to_np_dtype(to) if isinstance(to, int) else None
+    if dtype is None or dtype.name not in CARRIED_DTYPES:
+        raise TypeError(f"values of type {to!r} are not followed")
+    return [_required(inputs, 0).astype(dtype)]
 
 
 def _reshape(inputs: Inputs, attributes: Attributes) -> Sequence[Array]:
@@ -132,7 +148,9 @@ def _unsqueeze(inputs: Inputs, attributes: Attributes) -> Sequence[Array]:
 
 
 def _concat(inputs: Inputs, attributes: Attributes) -> Sequence[Array]:
-    return [np.concatenate(_present(inputs), axis=integers(attributes.get("axis"), (1,))[0])]
+    parts = _present(inputs)
+    _small((sum(part.size for part in parts),))
+    return [np.concatenate(parts, axis=integers(attributes.get("axis"), (1,))[0])]
 
 
 def _slice(inputs: Inputs, attributes: Attributes) -> Sequence[Array]:
@@ -204,8 +222,9 @@ def _clip(inputs: Inputs, attributes: Attributes) -> Sequence[Array]:
     data = _required(inputs, 0)
     low = _input(inputs, 1) if len(inputs) > 1 else attributes.get("min")
     high = _input(inputs, 2) if len(inputs) > 2 else attributes.get("max")
-    low_bound = -np.inf if low is None else np.asarray(low)
-    high_bound = np.inf if high is None else np.asarray(high)
+    low_bound = np.asarray(-np.inf if low is None else low)
+    high_bound = np.asarray(np.inf if high is None else high)
+    _small(np.broadcast_shapes(data.shape, low_bound.shape, high_bound.shape))
     return [np.minimum(np.maximum(data, low_bound), high_bound).astype(data.dtype)]
 
 
@@ -215,6 +234,12 @@ def _scatter_nd(inputs: Inputs, attributes: Attributes) -> Sequence[Array]:
     data, indices = _required(inputs, 0).copy(), _required(inputs, 1)
     data[tuple(np.moveaxis(indices, -1, 0))] = _required(inputs, 2)
     return [data]
+
+
+def _where(inputs: Inputs, _: Attributes) -> Sequence[Array]:
+    condition, yes, no = (_required(inputs, i) for i in range(3))
+    _small(np.broadcast_shapes(condition.shape, yes.shape, no.shape))
+    return [np.where(condition, yes, no)]
 
 
 def _transpose(inputs: Inputs, attributes: Attributes) -> Sequence[Array]:
@@ -251,7 +276,7 @@ _EVALUATORS: Mapping[str, Evaluator] = {
     "Greater": _folded(lambda a, b: np.asarray(a > b)),
     "GreaterOrEqual": _folded(lambda a, b: np.asarray(a >= b)),
     "Mod": _modulo,
-    "Where": lambda inputs, _: [np.where(*(_required(inputs, i) for i in range(3)))],
+    "Where": _where,
     "Cast": _cast,
     "Clip": _clip,
     "Reshape": _reshape,

@@ -18,7 +18,7 @@ import onnx
 
 from predictor.errors import GraphCode, GraphRejected
 from predictor.graph import Role
-from predictor.kinds import KINDS
+from predictor.kinds import DEQUANTISES, KINDS
 from predictor.onnx_nodes import (
     Attributes,
     Node,
@@ -43,18 +43,14 @@ ControlFlow = Callable[
     ["Walk", onnx.NodeProto, Scope, str], None
 ]  # walk, node, scope, prefix for names inside
 
-_NEVER_FOLDED = frozenset(
-    [
-        "DequantizeLinear",
-        "com.microsoft/DequantizeLinear",
-        "Bernoulli",
-        "Multinomial",
-        "RandomNormal",
-        "RandomNormalLike",
-        "RandomUniform",
-        "RandomUniformLike",
-    ]
-)
+_NEVER_FOLDED = DEQUANTISES | {
+    "Bernoulli",
+    "Multinomial",
+    "RandomNormal",
+    "RandomNormalLike",
+    "RandomUniform",
+    "RandomUniformLike",
+}
 
 
 @dataclass(slots=True)
@@ -220,7 +216,7 @@ class Walk:
                 self.emit(node, attributes, inputs=items, outputs=[scope[name]], kind="Concat")
             else:
                 scope[name] = followed(node.op_type, inputs, prefix + name)
-        except (ValueError, IndexError, ZeroDivisionError) as error:
+        except (ValueError, IndexError, ArithmeticError) as error:
             raise rejected(node, str(error)) from error
 
     def _split(

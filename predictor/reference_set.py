@@ -233,5 +233,5 @@ _MODELS: Mapping[str, tuple[str, Callable[[], _Built]]] = {
         "pooling, resizing, concatenating, transposing, slicing: no arithmetic to speak of",
         _pyramid,
     ),
-    "small-mlp": ("a few small matrix products: what a call costs when there is little to do", _small_mlp),
+    "small-mlp": ("a few small matrix products: dense layers with little to do", _small_mlp),
 }

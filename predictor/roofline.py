@@ -32,6 +32,7 @@ class KernelClass(StrEnum):
     MOVE = "move"
     CONVERT = "convert"
     LAUNCH = "launch"
+    CALL = "call"  # no kernel: from the caller to the first one and back, whatever the model
 
 
 GEMV_ROWS = 4  # up to here a product with a weight matrix is bound by reading it

@@ -149,7 +149,7 @@ def _run(state: SearchState, scorer: Scorer, folder: Folder) -> SearchState:
         for sha256, model in step.models.items():
             _write(folder.model(sha256), model)
         _write(folder.state, state.to_bytes())
-        if state.trials:
+        if step.new_trials:
             print(
                 f"{len(state.trials)}/{state.request.trial_count}  {_line(state.trials[-1])}", file=sys.stderr
             )

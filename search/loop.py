@@ -3,9 +3,10 @@ anywhere.
 
     state = start(request)
     while state.phase is Phase.PROPOSING:
-        state, changed, models = advance(state, scorer)      # store all three together
+        step = advance(state, scorer)      # store its state, its trials and its models together
+        state = step.state
     ...measure candidates(state) on the device...
-    state, changed, _ = finish(state, measurements)
+    state = finish(state, measurements).state
 
 `SearchState` is immutable and complete: strategy, pending genomes and trials are in it, and `to_bytes` is
 canonical JSON. `advance` is a function of (state, scorer) alone, so a search taken over from its last

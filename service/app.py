@@ -84,7 +84,7 @@ def create_app(settings: Settings) -> FastAPI:
         ensure_current(services.database, settings)
         bootstrap(services.database, settings.admin_key_file)
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(keep_house, services.database, settings)
+            tasks.start_soon(keep_house, services)
             yield
             tasks.cancel_scope.cancel()
         services.database.dispose()

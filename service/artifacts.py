@@ -11,9 +11,12 @@ import hashlib
 import os
 import re
 import tempfile
-from collections.abc import AsyncIterable, Iterable, Iterator
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
@@ -44,6 +47,11 @@ class ArtifactStore:
     def __init__(self, root: Path) -> None:
         self._root = root
 
+    @property
+    def incoming(self) -> Path:
+        """The folder of bytes on their way in."""
+        return self._root / "incoming"
+
     def path(self, sha256: str) -> Path:
         """Where these bytes are, or would be. Raises ValueError for what is no SHA-256."""
         if not _NAME.fullmatch(sha256):
@@ -52,22 +60,32 @@ class ArtifactStore:
 
     def put_bytes(self, data: bytes) -> Stored:
         """Store bytes that are in memory."""
-        return self.put_chunks([data], max_bytes=len(data))
+        with Incoming(self, max_bytes=len(data)) as incoming:
+            incoming.write(data)
+            return incoming.keep()
 
-    def put_chunks(self, chunks: Iterable[bytes], *, max_bytes: int) -> Stored:
-        """Store bytes as they come. Raises `TooLarge` past `max_bytes`, and then keeps nothing."""
-        with _Incoming(self._root, max_bytes) as incoming:
-            for chunk in chunks:
-                incoming.write(chunk)
-            return incoming.keep(self)
+    @asynccontextmanager
+    async def receive(self, chunks: AsyncIterable[bytes], *, max_bytes: int) -> AsyncIterator[Incoming]:
+        """Bytes as they come from outside. They are gone afterwards unless the block says `keep`, so what is
+        refused leaves nothing behind. Disk work happens in threads.
 
-    async def put_stream(self, chunks: AsyncIterable[bytes], *, max_bytes: int) -> Stored:
-        """As `put_chunks`, from an asynchronous source; disk work happens in threads."""
-        incoming = await run_in_threadpool(_Incoming, self._root, max_bytes)
-        with incoming:
+        Raises `TooLarge` past `max_bytes`.
+        """
+        with await run_in_threadpool(Incoming, self, max_bytes=max_bytes) as incoming:
             async for chunk in chunks:
                 await run_in_threadpool(incoming.write, chunk)
-            return await run_in_threadpool(incoming.keep, self)
+            yield incoming
+
+    def sweep(self, *, older_than_s: float) -> int:
+        """Delete what was on its way in when its process died: not written for `older_than_s`. How many."""
+        limit_s = time.time() - older_than_s
+        swept = 0
+        for path in self.incoming.glob("*"):
+            with suppress(FileNotFoundError):  # another process came first, or the bytes were kept just now
+                if path.stat().st_mtime < limit_s:
+                    path.unlink()
+                    swept += 1
+        return swept
 
     def read(self, sha256: str) -> bytes:
         """All bytes, checked against their name. Raises `ArtifactLost`."""
@@ -88,42 +106,58 @@ class ArtifactStore:
                 yield chunk
 
 
-class _Incoming:
-    """Bytes on their way in: counted and hashed while they are written to a temporary file."""
+class Incoming:
+    """Bytes on their way in: counted and hashed while they are written to a temporary file, which is gone
+    when the block ends.
+    """
 
-    def __init__(self, root: Path, max_bytes: int) -> None:
-        folder = root / "incoming"
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=folder)
+    def __init__(self, store: ArtifactStore, *, max_bytes: int) -> None:
+        store.incoming.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=store.incoming)
+        self._store = store
         self._file = os.fdopen(descriptor, "wb")
         self._path = Path(name)
         self._max_bytes = max_bytes
         self._hash = hashlib.sha256()
         self._size_bytes = 0
 
-    def __enter__(self) -> _Incoming:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
         self._path.unlink(missing_ok=True)
 
+    @property
+    def stored(self) -> Stored:
+        """What the bytes so far are called once they are kept."""
+        return Stored(self._hash.hexdigest(), self._size_bytes)
+
     def write(self, chunk: bytes) -> None:
+        """The next bytes. Raises `TooLarge`."""
         self._size_bytes += len(chunk)
         if self._size_bytes > self._max_bytes:
             raise TooLarge(self._max_bytes)
         self._hash.update(chunk)
         self._file.write(chunk)
 
-    def keep(self, store: ArtifactStore) -> Stored:
-        stored = Stored(self._hash.hexdigest(), self._size_bytes)
-        target = store.path(stored.sha256)
+    def read(self) -> bytes:
+        """All bytes so far, before they are kept."""
+        self._file.flush()
+        return self._path.read_bytes()
+
+    def keep(self) -> Stored:
+        """Make the bytes durable under their name, unless they are."""
+        stored = self.stored
+        target = self._store.path(stored.sha256)
         if not target.exists():
             self._file.flush()
             os.fsync(self._file.fileno())
             target.parent.mkdir(exist_ok=True)
             self._path.replace(target)
-            _sync_folder(target.parent)
+        # also where another process put them: it may not have come so far, and a row is about to point here
+        _sync_folder(target.parent)
+        _sync_folder(target.parent.parent)
         return stored
 
 

@@ -11,6 +11,7 @@ import os
 import tempfile
 from pathlib import Path
 
+import structlog
 from sqlalchemy import select
 
 from service.access import issue_key
@@ -22,6 +23,8 @@ from service.security import Scope
 
 DEFAULT_PROJECT = "default"
 
+log = structlog.get_logger(__name__)
+
 
 def bootstrap(database: Database, admin_key_file: Path) -> str:
     """The id of the default project, which exists afterwards."""
@@ -32,11 +35,13 @@ def bootstrap(database: Database, admin_key_file: Path) -> str:
     with database.write() as session:
         row = {"id": new_id("prj"), "name": DEFAULT_PROJECT}
         created: str | None = insert_if_absent(session, tables.Project, row, returning=tables.Project.id)
-        if created is not None:
-            _, token = issue_key(session, project_id=created, name="admin", scopes=frozenset(Scope))
-            _write_secret(admin_key_file, token)
-            return created
-        return session.scalars(select(tables.Project.id).where(tables.Project.name == DEFAULT_PROJECT)).one()
+        if created is None:  # another server was first
+            statement = select(tables.Project.id).where(tables.Project.name == DEFAULT_PROJECT)
+            return session.scalars(statement).one()
+        _, token = issue_key(session, project_id=created, name="admin", scopes=frozenset(Scope))
+        _write_secret(admin_key_file, token)
+    log.info("admin_key_written", file=str(admin_key_file))
+    return created
 
 
 def _write_secret(file: Path, secret: str) -> None:

@@ -46,6 +46,7 @@ RETRY_PAUSES_S = (0.2, 0.5, 1.0, 2.0)
 LONGEST_PAUSE_S = 10.0  # whatever Retry-After says
 JOB_POLL_S = 0.5
 RESTART_S = 60.0  # how long a wait outlasts a server that is away
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})  # what HTTP_PROXY names cannot reach it
 _CHUNK_BYTES = 1 << 20
 
 T = TypeVar("T", bound=BaseModel)
@@ -74,7 +75,9 @@ class ApiProblem(ClientError):
 
 
 class Client:
-    """One server and one API key. Synchronous; a context that closes its connections."""
+    """One server and one API key. Synchronous; a context that closes its connections. Raises httpx.InvalidURL
+    for what is no URL, UnicodeEncodeError for what is no key.
+    """
 
     def __init__(
         self,
@@ -88,7 +91,13 @@ class Client:
         headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
         timeout = httpx.Timeout(timeout_s, connect=5.0)
         self.url = url.rstrip("/")
-        self._http = httpx.Client(base_url=self.url, headers=headers, timeout=timeout, transport=transport)
+        self._http = httpx.Client(
+            base_url=self.url,
+            headers=headers,
+            timeout=timeout,
+            transport=transport,
+            trust_env=httpx.URL(self.url).host not in LOOPBACK,
+        )
         self._sleep = sleep
 
     def __enter__(self) -> Client:
@@ -147,6 +156,10 @@ class Client:
     def targets(self, **filters: str) -> Iterator[TargetView]:
         """All targets; `state` and `device` narrow them."""
         return self._pages(TargetView, "/v1/targets", filters)
+
+    def onboard(self, target_id: str) -> JobView:
+        """Measure the reference set on a target again and adapt a fresh predictor; the adapt job."""
+        return self._post(JobView, f"/v1/targets/{target_id}/onboarding", None)
 
     # ---- latency ---------------------------------------------------------------------------------
 

@@ -1,5 +1,5 @@
 """What has to happen now and then although nobody asks: expired leases are given up, expired idempotency keys
-forgotten.
+forgotten, and what uploads left behind whose process died is deleted.
 
 Claims reap too, so no work waits for this; but a job whose only agent is gone would otherwise look alive for
 ever.
@@ -13,28 +13,31 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 
 from service import idempotency
-from service.db.session import Database
+from service.dependencies import Services
 from service.jobs import queue
-from service.settings import Settings
 
 INTERVAL_S = 10.0
+ABANDONED_UPLOAD_S = 86_400.0  # no connection is silent for so long
 log = structlog.get_logger(__name__)
 
 
-async def keep_house(database: Database, settings: Settings) -> None:
-    """Until cancelled. A database that is away for a while is logged and tried again."""
+async def keep_house(services: Services) -> None:
+    """Until cancelled. A database or a disk that is away for a while is logged and tried again."""
     while True:
         await anyio.sleep(INTERVAL_S)
         try:
-            await run_in_threadpool(clean_once, database, settings)
-        except SQLAlchemyError as error:
+            await run_in_threadpool(clean_once, services)
+        except (SQLAlchemyError, OSError) as error:
             log.warning("housekeeping_failed", error=str(error))
 
 
-def clean_once(database: Database, settings: Settings) -> None:
+def clean_once(services: Services) -> None:
     """One round."""
-    with database.write() as session:
+    with services.database.write() as session:
         reaped = queue.reap(session)
-        idempotency.purge(session, settings.idempotency_ttl_s)
+        idempotency.purge(session, services.settings.idempotency_ttl_s)
+    swept = services.artifacts.sweep(older_than_s=ABANDONED_UPLOAD_S)
     if reaped:
         log.info("leases_expired", count=reaped)
+    if swept:
+        log.info("uploads_swept", count=swept)

@@ -9,9 +9,9 @@ A second request while the first is at work is refused too (409); a key whose re
 free again after a minute.
 
 A streamed upload has no body to compare until it was read, so its route is a `StreamedIdempotentRoute`, and
-its endpoint says `await key.begin(sha256)` when the bytes are stored under their hash. That costs a repeated
-transfer and no memory. Without any key an upload is repeatable all the same, because bytes are stored by
-their hash.
+its endpoint says `await key.begin(sha256)` when the bytes are there and their hash is known. That costs a
+repeated transfer and no memory. Without any key an upload is repeatable all the same, because bytes are
+stored by their hash.
 
 An answer that holds a secret (`Cache-Control: no-store`) is not kept; its repetition is refused, never done
 twice.

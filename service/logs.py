@@ -11,8 +11,10 @@ import structlog
 from structlog.typing import Processor
 
 
-def configure_logs(level: str) -> None:
-    """Set up logging for this process, to standard error. `level` is a name of the standard library's."""
+def configure_logs(level: str, *, as_json: bool = False) -> None:
+    """Set up logging for this process, to standard error. `level` is a name of the standard library's;
+    `as_json`: lines for programs, on a terminal too.
+    """
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -25,7 +27,7 @@ def configure_logs(level: str) -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=False,
     )
-    is_terminal = sys.stderr.isatty()
+    is_terminal = sys.stderr.isatty() and not as_json
     render: list[Processor] = (
         [
             structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
@@ -44,3 +46,4 @@ def configure_logs(level: str) -> None:
     root.handlers = [handler]
     root.setLevel(level.upper())
     logging.getLogger("uvicorn.access").disabled = True  # service.requests logs each request, with its id
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # at every start it tells that it looked

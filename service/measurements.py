@@ -96,21 +96,3 @@ def _check_is_asked(session: Session, job: tables.Job, measurement: Measurement)
                 "measurement_mismatch",
                 f"job {job.id} asked for {what} {asked!r}, the measurement has {given!r}",
             )
-
-
-def latest_valid(
-    session: Session, *, target_id: str, model_id: str, shapes_sha256: str
-) -> tables.Measurement | None:
-    """The newest valid measurement of a model at these sizes on a target."""
-    measurement = tables.Measurement
-    return session.scalars(
-        select(measurement)
-        .where(
-            measurement.target_id == target_id,
-            measurement.model_id == model_id,
-            measurement.shapes_sha256 == shapes_sha256,
-            measurement.is_valid,
-        )
-        .order_by(measurement.created_at.desc(), measurement.id.desc())
-        .limit(1)
-    ).one_or_none()

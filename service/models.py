@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
-from devices.model_ref import InputSpec, sha256_of
+from devices.model_ref import InputSpec
 from predictor import onnx_reader
 from predictor.errors import GraphCode, GraphRejected
 from service import artifacts
@@ -77,18 +77,6 @@ def register(session: Session, facts: ModelFacts, *, project_id: str, name: str,
     model = find_model(session, project_id, facts.stored.sha256)
     assert model is not None
     return model
-
-
-def ensure_model(
-    session: Session, store: ArtifactStore, *, project_id: str, data: bytes, name: str, origin: str
-) -> tables.Model:
-    """As `inspect_model` and `register` at once, parsing only bytes that the project has not. For small
-    models.
-    """
-    known = find_model(session, project_id, sha256_of(data))
-    if known is not None:
-        return known
-    return register(session, inspect_model(store, data), project_id=project_id, name=name, origin=origin)
 
 
 def find_model(session: Session, project_id: str, name: str) -> tables.Model | None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
+from itertools import groupby
 
 from rich.table import Table
 
@@ -36,7 +36,7 @@ def answers_table(model_name: str, answers: Sequence[Answer]) -> Table:
 
 
 def comparison_table(model_name: str, prediction: Answer | None, measurement: MeasurementView) -> Table:
-    """A measurement, and what had been predicted."""
+    """A measurement, and what had been predicted. `validity_note` says more of one that is not valid."""
     rows: list[list[str]] = []
     if prediction is not None and prediction.median_ms is not None:
         error = prediction.median_ms / measurement.median_ms - 1
@@ -45,11 +45,23 @@ def comparison_table(model_name: str, prediction: Answer | None, measurement: Me
             ["predicted", milliseconds(prediction.median_ms), interval_of(prediction), "; ".join(notes)]
         )
     spread = f"± {milliseconds(measurement.standard_error_ms)} standard error"
-    verdict = "valid" if measurement.is_valid else "not valid: " + "; ".join(measurement.reasons)
+    broken = ", ".join(reason.partition(":")[0] for reason in measurement.reasons)
+    verdict = "valid" if measurement.is_valid else f"not valid ({broken})"
     rows.append(
         ["measured", milliseconds(measurement.median_ms), spread, f"{measurement.level.value}, {verdict}"]
     )
     return table(f"{model_name} on {measurement.target_key}", ["", "ms", "interval", "notes"], rows)
+
+
+def validity_note(measurement: MeasurementView) -> list[str]:
+    """What an invalid measurement means, and each rule that it breaks, a line each; empty for a valid one."""
+    if measurement.is_valid:
+        return []
+    return [
+        f"This measurement breaks rules of its level, {measurement.level.value}. It is kept and shown, but "
+        "answers no query and teaches no predictor:",
+        *(f"  {reason}" for reason in measurement.reasons),
+    ]
 
 
 def targets_table(devices: Sequence[DeviceView], targets: Sequence[TargetView]) -> Table:
@@ -59,12 +71,26 @@ def targets_table(devices: Sequence[DeviceView], targets: Sequence[TargetView]) 
         agent = NOTHING if device.agent is None else device.agent.state.value
         own = [target for target in targets if target.device_id == device.id]
         rows += [
-            [target.key, target.state.value, agent, accuracy_of(target), target.state_reason or ""]
+            [target.key, target.state.value, agent, accuracy_of(target), _in_short(target.state_reason)]
             for target in own
         ]
         if not own:
             rows.append([device.key, NOTHING, agent, NOTHING, "no target"])
     return table("Targets", ["target", "state", "agent", "accuracy", "notes"], rows)
+
+
+def target_notes(targets: Sequence[TargetView]) -> list[str]:
+    """What the table of targets only begins to tell, a line a target."""
+    return [
+        f"{target.key}: {target.state_reason}"
+        for target in targets
+        if target.state_reason and target.state_reason != _in_short(target.state_reason)
+    ]
+
+
+def _in_short(reason: str | None) -> str:
+    """Up to the colon: what follows may name ten models with their reasons."""
+    return (reason or "").partition(": ")[0]
 
 
 def job_table(jobs: Sequence[JobView]) -> Table:
@@ -90,7 +116,7 @@ def search_table(search: SearchView) -> Table:
     """One search as it stands."""
     return table(
         "Search",
-        ["search", "target", "state", "done", "trials"],
+        ["search", "target", "state", "done", "trials", "notes"],
         [
             [
                 search.id,
@@ -98,6 +124,7 @@ def search_table(search: SearchView) -> Table:
                 search.job.state.value,
                 f"{search.job.progress:.0%}",
                 f"{search.trial_count} of {search.request.trial_count}",
+                "" if search.job.failure is None else search.job.failure.detail,
             ]
         ],
     )
@@ -129,6 +156,13 @@ def front_summary(front: FrontView) -> str:
     if summary is None:
         return "The front is not verified yet."
     counts = f"{summary.measured} of {summary.candidates} candidates have a valid measurement"
+    if not summary.candidates:
+        return "No network could be verified: all failed, or were slower than the limit."
+    if not summary.measured:
+        return (
+            f"None of the {summary.candidates} candidates has a valid measurement, so nothing is verified; "
+            "search again when the device is less busy."
+        )
     if summary.rank_correlation is None:
         return f"Too few to compare ranks: {counts}."
     error = "" if summary.mape is None else f", mean error of the predictions {summary.mape:.1%}"
@@ -138,17 +172,21 @@ def front_summary(front: FrontView) -> str:
 
 
 def architecture_of(trial: TrialView) -> str:
-    """Choices beside the precision, short enough for a table; stages beyond the depth have no effect and are
-    left out.
+    """What the genome chose beside the precision, short enough for a table: `3 stages, 16 px, width 24,
+    separable 3-5-5`. Choices without words of their own are shown as `name=option`.
     """
-    depth = trial.genome.get("depth")
-    parts: list[str] = []
-    for name, option in sorted(trial.genome.items()):
-        stage = re.fullmatch(r"stage(\d+)\..+", name)
-        is_unused = stage is not None and isinstance(depth, int) and int(stage[1]) > depth
-        if name != "precision" and not is_unused:
-            parts.append(f"{name}={option}")
-    return " ".join(parts)
+    genome = trial.genome
+    depth = genome.get("depth")
+    if not isinstance(depth, int) or not {"growth", "resolution", "width"} <= genome.keys():
+        return " ".join(f"{name}={option}" for name, option in sorted(genome.items()) if name != "precision")
+    stages = [(genome.get(f"stage{i}.block"), genome.get(f"stage{i}.kernel")) for i in range(1, depth + 1)]
+    blocks = [
+        f"{block} {'-'.join(str(kernel) for _, kernel in alike)}"
+        for block, alike in groupby(stages, key=lambda stage: stage[0])
+    ]
+    doubling = " doubling" if genome["growth"] == 2 else ""
+    parts = ["1 stage" if depth == 1 else f"{depth} stages", f"{genome['resolution']} px"]
+    return ", ".join([*parts, f"width {genome['width']}{doubling}", *blocks])
 
 
 def _objective(trial: TrialView, name: str, form: str, scale: float) -> str:
@@ -161,6 +199,13 @@ def failure_of(job: JobView) -> str:
     if job.failure is None:
         return f"job {job.id} was {job.state.value}"
     return f"job {job.id} {job.state.value}: {job.failure.detail} ({job.failure.code})"
+
+
+def progress_of(job: JobView) -> str:
+    """What a job that has not ended is at, in a few words."""
+    if job.waiting_for:
+        return f"{job.waiting_for} measurement{'s' if job.waiting_for > 1 else ''} to come"
+    return job.state.value
 
 
 def milliseconds(value: float | None) -> str:

@@ -5,8 +5,9 @@ variables.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 SQLITE_FILE = "laptime.sqlite3"
@@ -33,7 +34,12 @@ class Settings(BaseSettings):
     agent_heartbeat_s: PositiveFloat = 10.0
     agent_lease_wait_s: float = Field(default=20.0, ge=0)
     idempotency_ttl_s: PositiveFloat = 86_400.0
-    log_level: str = "INFO"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _upper_case(cls, value: object) -> object:
+        return value.upper() if isinstance(value, str) else value
 
     @property
     def is_embedded(self) -> bool:

@@ -34,8 +34,8 @@ class Terminal:
         self._err = _console(to_stderr=True)
 
     def say(self, text: RenderableType = "") -> None:
-        """A line, or a table, for people."""
-        self._out.print(text)
+        """A line, or a table, for people. Lines are never broken: one may be a token to be copied."""
+        self._out.print(text, soft_wrap=isinstance(text, str))
 
     def document(self, value: BaseModel | Mapping[str, Any] | Sequence[BaseModel]) -> None:
         """The result for programs; says nothing unless JSON was asked for."""

@@ -54,7 +54,7 @@ class DigitsBuilder:
         images = digits.load().training.at(architecture.resolution)[:CHECKED_IMAGES]
         expected = training.simulate(architecture, weights, ranges, images)
         agreement_db = sqnr_db(expected, self.runner.outputs(built, images))
-        if agreement_db < MIN_SQNR_DB:
+        if not agreement_db >= MIN_SQNR_DB:  # also where it is no number
             raise BuildFailed(
                 f"numeric check failed: {self.runner.runtime.key} agrees with the simulated network to "
                 f"{agreement_db:.1f} dB only, {MIN_SQNR_DB:g} are needed"

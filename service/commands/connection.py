@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import os
 
+import httpx
+
 from service.client import DEFAULT_URL, Client
 from service.commands.errors import CommandFailed
 from service.settings import Settings
@@ -14,7 +16,13 @@ from service.settings import Settings
 def connect() -> Client:
     """A client for the server that the environment names. Raises `CommandFailed` without a key."""
     settings = Settings()
-    return Client(server_url(settings), api_key(settings))
+    url, key = server_url(settings), api_key(settings)
+    try:
+        return Client(url, key)
+    except httpx.InvalidURL as error:
+        raise CommandFailed(f"LAPTIME_URL is no address, got {url!r}: {error}") from None
+    except UnicodeEncodeError:
+        raise CommandFailed("the API key has characters that no key has: copy it again") from None
 
 
 def server_url(settings: Settings) -> str:
@@ -30,7 +38,7 @@ def api_key(settings: Settings) -> str:
     """
     given = os.environ.get("LAPTIME_API_KEY")
     if given:
-        return given
+        return given.strip()
     try:
         return settings.admin_key_file.read_text().strip()
     except OSError as error:

@@ -8,7 +8,7 @@ import typer
 
 from service.commands.connection import connect
 from service.commands.options import AsJson
-from service.presentation import targets_table
+from service.presentation import target_notes, targets_table
 from service.security import Scope
 from service.terminal import Terminal
 
@@ -19,11 +19,11 @@ def devices(as_json: AsJson = False) -> None:
     with connect() as client:
         machines, targets = list(client.devices()), list(client.targets())
     shown = (
-        targets_table(machines, targets)
+        [targets_table(machines, targets), *target_notes(targets)]
         if machines
-        else "no device yet: laptime tokens create, then laptime-agent run there"
+        else ["no device yet: laptime tokens create, then laptime-agent run there"]
     )
-    terminal.result({"devices": machines, "targets": targets}, shown)
+    terminal.result({"devices": machines, "targets": targets}, *shown)
 
 
 def create_token(

@@ -10,7 +10,7 @@ from service.commands.connection import connect
 from service.commands.errors import CommandFailed
 from service.commands.options import AsJson
 from service.jobs.states import JobKind, JobState
-from service.presentation import failure_of, job_table
+from service.presentation import failure_of, job_table, progress_of
 from service.terminal import Terminal
 
 JobArgument = Annotated[str, typer.Argument(help="A job's id.", metavar="JOB")]
@@ -41,7 +41,7 @@ def watch_job(job: JobArgument, as_json: AsJson = False) -> None:
     """Wait for a job's end; exit code 1 if it does not succeed."""
     terminal = Terminal(as_json=as_json)
     with connect() as client, terminal.progress(job) as advance:
-        ended = client.wait_for_job(job, on_progress=lambda now: advance(now.progress, now.state.value))
+        ended = client.wait_for_job(job, on_progress=lambda now: advance(now.progress, progress_of(now)))
     terminal.result(ended, job_table([ended]))
     if ended.state is not JobState.SUCCEEDED:
         raise CommandFailed(failure_of(ended))

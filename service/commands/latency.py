@@ -30,7 +30,14 @@ from service.latency.schemas import (
     QueriedModel,
     Source,
 )
-from service.presentation import answers_table, comparison_table, failure_of, job_table
+from service.presentation import (
+    answers_table,
+    comparison_table,
+    failure_of,
+    job_table,
+    progress_of,
+    validity_note,
+)
 from service.terminal import Terminal
 
 Targets = Annotated[
@@ -101,13 +108,14 @@ def measure(
     terminal.result(
         {"measurement": measurement, "prediction": prediction},
         comparison_table(found.name, prediction, measurement),
+        *validity_note(measurement),
     )
 
 
 def await_measurement(client: Client, job: JobView, terminal: Terminal) -> MeasurementView:
     """What a measuring job brings, valid or not. Raises `CommandFailed` where it brings nothing."""
     with terminal.progress("measuring") as advance:
-        ended = client.wait_for_job(job.id, on_progress=lambda now: advance(now.progress, now.state.value))
+        ended = client.wait_for_job(job.id, on_progress=lambda now: advance(now.progress, progress_of(now)))
     if ended.state is not JobState.SUCCEEDED or ended.result is None:
         raise CommandFailed(failure_of(ended))
     return client.measurement(str(ended.result["measurement_id"]))

@@ -14,9 +14,8 @@ from service.client import Client
 from service.commands.connection import connect
 from service.commands.errors import CommandFailed
 from service.commands.options import AsJson, TargetOption, resolve_target
-from service.jobs.schemas import JobView
 from service.jobs.states import JobState
-from service.presentation import failure_of, front_summary, front_table, search_table
+from service.presentation import failure_of, front_summary, front_table, progress_of, search_table
 from service.searches.schemas import FrontView, SearchCreate, SearchView
 from service.terminal import Terminal
 
@@ -84,12 +83,10 @@ def search(
 
 def await_search(client: Client, search: SearchView, terminal: Terminal) -> SearchView:
     """The search, once it has succeeded. Raises `CommandFailed` where it does not."""
-
-    def note(job: JobView) -> str:
-        return f"measuring, {job.waiting_for} to go" if job.waiting_for else job.state.value
-
     with terminal.progress("searching") as advance:
-        job = client.wait_for_job(search.job.id, on_progress=lambda now: advance(now.progress, note(now)))
+        job = client.wait_for_job(
+            search.job.id, on_progress=lambda now: advance(now.progress, progress_of(now))
+        )
     if job.state is not JobState.SUCCEEDED:
         raise CommandFailed(failure_of(job))
     return client.search(search.id)
@@ -109,7 +106,8 @@ def save_front(client: Client, front: FrontView, folder: Path) -> list[Path]:
 
 def _tell(terminal: Terminal, search: SearchView, front: FrontView, saved: list[Path]) -> None:
     if front.summary is None:
-        shown: list[RenderableType] = [search_table(search), f"Look again: laptime search {search.id}"]
+        again = [] if search.job.state.is_ended else [f"Look again: laptime search {search.id}"]
+        shown: list[RenderableType] = [search_table(search), *again]
     else:
         shown = [front_table(front), front_summary(front), *(f"Saved {path}" for path in saved)]
     files = [str(path) for path in saved]

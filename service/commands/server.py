@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
 import uvicorn
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import ArgumentError, DatabaseError
 
 from service.app import create_app
 from service.commands.errors import CommandFailed
@@ -23,12 +25,15 @@ from service.terminal import Terminal
 SHUTDOWN_S = 3  # for answers on their way; an agent that waits for work asks again
 BACKLOG = 128
 
+JsonLogs = Annotated[bool, typer.Option("--json", help="Log JSON lines on a terminal too.")]
+
 
 def serve(
     host: Annotated[
         str | None, typer.Option(help="Address to listen on; default: LAPTIME_HOST or 127.0.0.1.")
     ] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Default: LAPTIME_PORT or 8731.")] = None,
+    json_logs: JsonLogs = False,
 ) -> None:
     """Run the server. An embedded SQLite database is upgraded first; any other must be current (`laptime db
     upgrade`).
@@ -36,8 +41,9 @@ def serve(
     given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     settings = Settings().model_copy(update=given)
     listening = listen(settings.host, settings.port)
-    configure_logs(settings.log_level)
-    _check_schema(settings)
+    configure_logs(settings.log_level, as_json=json_logs)
+    with _opened(settings) as database:
+        ensure_current(database, settings)
     config = uvicorn.Config(
         create_app(settings),
         log_config=None,
@@ -69,27 +75,21 @@ def worker(
     name: Annotated[
         str | None, typer.Option(help="What logs and jobs call it; default: host name and process id.")
     ] = None,
+    json_logs: JsonLogs = False,
 ) -> None:
     """Run a worker: it adapts predictors and runs searches. Any number may run side by side."""
     # another process, because a worker needs torch and no other command may wait for that to load
-    arguments = [] if name is None else ["--name", name]
+    arguments = [*([] if name is None else ["--name", name]), *(["--json"] if json_logs else [])]
     os.execv(sys.executable, [sys.executable, "-m", "service.worker", *arguments])
 
 
 def upgrade_database(as_json: AsJson = False) -> None:
     """Bring the database's schema to what this version needs."""
     settings = Settings()
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
-    url = settings.effective_database_url
-    database = Database(url, pool_size=1)
-    try:
+    with _opened(settings) as database:
         before = current_revision(database)
-        upgrade(url)
+        upgrade(settings.effective_database_url)
         after = current_revision(database)
-    except OperationalError as error:
-        raise CommandFailed(f"cannot reach the database at {_shown(database)}: {error.orig}") from None
-    finally:
-        database.dispose()
     text = (
         f"the schema is at {after}, as before"
         if before == after
@@ -98,16 +98,18 @@ def upgrade_database(as_json: AsJson = False) -> None:
     Terminal(as_json=as_json).result({"before": before, "after": after}, text)
 
 
-def _check_schema(settings: Settings) -> None:
+@contextmanager
+def _opened(settings: Settings) -> Iterator[Database]:
+    """The database, for one look at its schema. Raises `CommandFailed` where it cannot be used."""
     settings.data_dir.mkdir(parents=True, exist_ok=True)
-    database = Database(settings.effective_database_url, pool_size=1)
     try:
-        ensure_current(database, settings)
-    except OperationalError as error:
-        raise CommandFailed(f"cannot reach the database at {_shown(database)}: {error.orig}") from None
+        database = Database(settings.effective_database_url, pool_size=1)
+    except (ValueError, ArgumentError, ImportError) as error:  # no URL, or one for which no driver is here
+        raise CommandFailed(f"LAPTIME_DATABASE_URL is wrong: {error}") from None
+    try:
+        yield database
+    except DatabaseError as error:
+        url = database.engine.url.render_as_string(hide_password=True)
+        raise CommandFailed(f"cannot use the database at {url}: {error.orig}") from None
     finally:
         database.dispose()
-
-
-def _shown(database: Database) -> str:
-    return database.engine.url.render_as_string(hide_password=True)

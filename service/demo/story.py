@@ -2,13 +2,11 @@
 curl.
 
 Every step finds what an earlier run left: the target is ready, the model is there, its measurement is
-stored, and the search is found by its idempotency key.
+stored, the search is done. What came to nothing then is tried again.
 """
 
 from __future__ import annotations
 
-import hashlib
-import uuid
 from collections.abc import Mapping, Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -35,9 +33,11 @@ from service.presentation import (
     failure_of,
     front_summary,
     front_table,
+    progress_of,
     targets_table,
+    validity_note,
 )
-from service.searches.schemas import SearchCreate, SearchView
+from service.searches.schemas import FrontView, SearchCreate, SearchView
 from service.terminal import Terminal
 
 SHOWN_ENGINE = "onnxruntime"
@@ -65,8 +65,9 @@ class Story:
         prediction = self._predict(uploaded, asked, ready)
         measurement = self._measure(asked, target)
         self._terminal.say(comparison_table(uploaded.name, prediction, measurement))
-        search = self._search(target)
-        front = self._client.front(search.id)
+        for line in validity_note(measurement):
+            self._terminal.say(line)
+        front = self._search(target)
         self._terminal.say(front_table(front))
         self._terminal.say(front_summary(front))
         self._terminal.document(
@@ -88,6 +89,10 @@ class Story:
             raise StepFailed(
                 f"the agent offered no runtime in {TARGET_TIMEOUT_S:.0f} s; its log is logs/agent.log"
             )
+        for target in self._offered():
+            if target.state is TargetState.FAILED:
+                self._terminal.say(f"Onboarding {target.key} again. Before: {target.state_reason}")
+                self._client.onboard(target.id)
         if all(target.state is not TargetState.ONBOARDING for target in self._offered()):
             self._reused("the targets were onboarded before")
         else:
@@ -166,33 +171,35 @@ class Story:
 
     # ---- search ----------------------------------------------------------------------------------
 
-    def _search(self, target: TargetView) -> SearchView:
+    def _search(self, target: TargetView) -> FrontView:
         self._step("Searching small quantisable networks for digits: accuracy, latency on this target, size.")
         request = SearchCreate(
             target=target.id, name="demo", trial_count=TRIALS, verify_count=VERIFIED, verify_level=Level.QUICK
         )
-        key = f"demo-{hashlib.sha256(request.model_dump_json().encode()).hexdigest()}"
-        search = self._client.start_search(request, idempotency_key=key)
-        job = self._client.job(search.job.id)
-        if job.state is JobState.SUCCEEDED:
+        search = self._earlier_search(request) or self._client.start_search(request)
+        if search.job.state is JobState.SUCCEEDED:
             self._reused("this search was done before")
-            return search
-        if job.state.is_ended:  # it failed or was cancelled in an earlier run: that is no answer for this one
-            search = self._client.start_search(request, idempotency_key=str(uuid.uuid4()))
-            job = self._client.job(search.job.id)
-        _result(self._await_job(job, "  searching"))
-        return self._client.search(search.id)
+        else:
+            _result(self._await_job(search.job, "  searching"))
+        return self._client.front(search.id)
+
+    def _earlier_search(self, request: SearchCreate) -> SearchView | None:
+        """The same search of an earlier run, unless it came to nothing."""
+        for search in self._client.searches():
+            is_same = (search.target_id, search.name) == (request.target, request.name)
+            is_fruitless = search.summary is not None and not search.summary.measured
+            has_failed = search.job.state in {JobState.FAILED, JobState.CANCELLED}
+            if is_same and search.request == request.request and not is_fruitless and not has_failed:
+                return search
+        return None
 
     # ---- telling ---------------------------------------------------------------------------------
 
     def _await_job(self, job: JobView, label: str) -> JobView:
         with self._terminal.progress(label) as advance:
-
-            def show(now: JobView) -> None:
-                waiting = f"{now.waiting_for} measurements to come" if now.waiting_for else now.state.value
-                advance(now.progress, waiting)
-
-            return self._client.wait_for_job(job.id, on_progress=show)
+            return self._client.wait_for_job(
+                job.id, on_progress=lambda now: advance(now.progress, progress_of(now))
+            )
 
     def _step(self, text: str) -> None:
         self._household.check()

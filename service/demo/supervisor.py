@@ -7,6 +7,7 @@ supervisor leaves.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import socket
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from service.client import Client
-from service.demo.errors import AlreadyRunning, PortTaken, StepFailed
+from service.demo.errors import AlreadyRunning, DemoFailed, PortTaken, StepFailed
 from service.demo.processes import Household, interrupt_on_stop_signals
 from service.demo.story import SHOWN_ENGINE, Story
 from service.settings import Settings
@@ -94,12 +95,14 @@ def _agent_environment(options: DemoOptions, token: str) -> Mapping[str, str]:
     """The token is used only where the agent has not registered before; other LAPTIME_AGENT_* settings pass
     through. One engine unless more are asked for, so that onboarding every target stays short.
     """
+    past_proxies = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
     return {
         "LAPTIME_AGENT_ENGINES": SHOWN_ENGINE,
         **os.environ,
         "LAPTIME_AGENT_SERVER_URL": options.url,
         "LAPTIME_AGENT_REGISTRATION_TOKEN": token,
         "LAPTIME_AGENT_STATE_DIR": str(options.data_dir / "agent"),
+        "no_proxy": f"{past_proxies},{options.host}" if past_proxies else options.host,
     }
 
 
@@ -135,5 +138,9 @@ def _check_port(options: DemoOptions) -> None:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((options.host, options.port))
-        except OSError:
-            raise PortTaken(options.host, options.port) from None
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise PortTaken(options.host, options.port) from None
+            raise DemoFailed(
+                f"the server cannot listen on {options.host} port {options.port}: {error.strerror}"
+            ) from None

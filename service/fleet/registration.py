@@ -26,7 +26,7 @@ from devices.wire import (
 from service import security
 from service.db import tables
 from service.dependencies import Services
-from service.errors import Conflict, Invalid
+from service.errors import Conflict, Invalid, Unauthenticated
 from service.fleet import repository
 from service.fleet.onboarding import ReferenceEntry, onboard, restore, retire, stored_reference_set
 from service.fleet.schemas import TargetState
@@ -82,7 +82,7 @@ def register(services: Services, token: str, request: RegisterRequest) -> Regist
 
 def announce(services: Services, caller: AgentPrincipal, request: AnnounceRequest) -> AnnounceReply:
     """An agent starts again, perhaps with other runtimes. Raises `Conflict` (device_changed) for another
-    machine's fingerprint.
+    machine's fingerprint, and `Unauthenticated` for an agent that was replaced meanwhile.
     """
     reference_set = stored_reference_set(services.artifacts)
     with services.database.write() as session:
@@ -95,7 +95,8 @@ def announce(services: Services, caller: AgentPrincipal, request: AnnounceReques
                 f"not to {request.device.fingerprint}; register this machine with a token of its own",
             )
         device.hardware = request.device.hardware.model_dump(mode="json")
-        repository.note_announcement(session, caller.agent_id, version=_version(request))
+        if not repository.note_announcement(session, caller.agent_id, version=_version(request)):
+            raise Unauthenticated("another agent has registered for this device")
         targets = _match_targets(session, device, request.runtimes, reference_set)
     return AnnounceReply(
         agent_id=caller.agent_id,

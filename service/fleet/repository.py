@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import func, or_, select, update
+from sqlalchemy import delete, func, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from devices.wire import AgentState, HeartbeatRequest
@@ -28,8 +28,12 @@ class SeenAgent:
 def lock_project(session: Session, project_id: str) -> None:
     """Registrations and announcements of one project happen one after the other: keys are chosen under
     this lock.
+
+    It is one that rows may be added under, which refer to the project: whoever holds a job that an
+    announcement waits for may have to add some before it lets go.
     """
-    session.scalars(select(tables.Project.id).where(tables.Project.id == project_id).with_for_update()).one()
+    locked = select(tables.Project.id).where(tables.Project.id == project_id)
+    session.scalars(locked.with_for_update(key_share=True)).one()
 
 
 def device(session: Session, project_id: str, name: str) -> tables.Device:
@@ -75,22 +79,27 @@ def agents(session: Session, device_ids: Collection[str], *, silent_after_s: flo
 
 
 def remove_agent(session: Session, device_id: str) -> None:
-    """The agent of a device, if there is one: its token dies with it."""
-    row = session.scalar(select(tables.Agent).where(tables.Agent.device_id == device_id))
-    if row is not None:
-        session.delete(row)
-        session.flush()
+    """The agent of a device, if there is one: its token dies with it.
+
+    What it held is not given back: it may still be measuring until its leases end, and would disturb others.
+    """
+    session.execute(delete(tables.Agent).where(tables.Agent.device_id == device_id))
 
 
-def is_agent(session: Session, agent_id: str) -> bool:
-    """Whether this agent has not been replaced."""
-    return session.get(tables.Agent, agent_id) is not None
+def agent_state(session: Session, agent_id: str, *, is_locked: bool = False) -> AgentState | None:
+    """What an agent last said of itself; None for one that was replaced. If locked, it says nothing else
+    before the transaction ends.
+    """
+    statement = select(tables.Agent.state).where(tables.Agent.id == agent_id)
+    state = session.scalar(statement.with_for_update() if is_locked else statement)
+    return None if state is None else AgentState(state)
 
 
-def note_announcement(session: Session, agent_id: str, *, version: str) -> None:
-    """The agent has just started."""
+def note_announcement(session: Session, agent_id: str, *, version: str) -> bool:
+    """The agent has just started. False for one that was replaced."""
     values = {"last_seen_at": now_plus(), "version": version, "state": AgentState.IDLE.value}
-    session.execute(update(tables.Agent).where(tables.Agent.id == agent_id).values(values))
+    statement = update(tables.Agent).where(tables.Agent.id == agent_id).values(values)
+    return session.scalar(statement.returning(tables.Agent.id)) is not None
 
 
 def note_heartbeat(session: Session, agent_id: str, heartbeat: HeartbeatRequest) -> None:

@@ -16,8 +16,8 @@ from predictor.evaluate import AccuracyCard
 
 
 class TargetState(StrEnum):
-    """`onboarding`: measures its reference set. `ready`: has a live predictor. `retired`: its agent no
-    longer offers the runtime.
+    """`onboarding`: measures its reference set. `ready`: has a live predictor. `failed`: the onboarding gave
+    none. `retired`: its agent no longer offers the runtime.
     """
 
     ONBOARDING = "onboarding"
@@ -73,9 +73,11 @@ class TargetView(BaseModel):
     device_key: str
     runtime: Runtime
     state: TargetState
-    state_reason: str | None = Field(description="Why the target is not ready; null when it is.")
+    state_reason: str | None = Field(
+        description="Why the target is not ready; if it is, what its onboarding lacked. Null: nothing to say."
+    )
     predictor: LivePredictor | None
     onboarding_job_id: str | None = Field(
-        description="The newest adapt job of this target: its progress is the onboarding's."
+        description="The newest adapt job of this target; its `waiting_for` and events tell how far it is."
     )
     created_at: dt.datetime

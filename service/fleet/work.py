@@ -13,12 +13,14 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import anyio
+from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from devices.measurement import Measurement
 from devices.target import Runtime
 from devices.vocabulary import Value
 from devices.wire import (
+    AgentState,
     CompleteRequest,
     FailRequest,
     HeartbeatReply,
@@ -46,41 +48,50 @@ _MAX_FENCE = 2**31 - 1
 
 
 def heartbeat(services: Services, caller: AgentPrincipal, request: HeartbeatRequest) -> HeartbeatReply:
-    """Note that the agent is there, and tell it the cadence."""
+    """Note that the agent is there, and tell it the cadence. One that stops gives back what it holds."""
     conditions = request.conditions
     if conditions is not None and not _is_finite(conditions):
         request = request.model_copy(update={"conditions": None})
     with services.database.write() as session:
         repository.note_heartbeat(session, caller.agent_id, request)
+        if request.state is AgentState.STOPPED:
+            queue.release(session, holder=caller.agent_id, device_id=caller.device_id)
     return HeartbeatReply(cadence=cadence_of(services.settings))
 
 
 async def wait_for_work(
     services: Services, caller: AgentPrincipal, wait_s: float, *, is_gone: Callable[[], Awaitable[bool]]
 ) -> LeaseReply:
-    """The next job of this device, or none after `wait_s` or once the agent has hung up (`is_gone`)."""
+    """The next job of this device, or none after `wait_s`, or once the agent leaves or has hung up
+    (`is_gone`).
+    """
     deadline = time.monotonic() + min(wait_s, services.settings.agent_lease_wait_s)
     while True:
-        work = await run_in_threadpool(lease_work, services, caller)
+        reply = await run_in_threadpool(lease_work, services, caller)
         left_s = deadline - time.monotonic()
-        if work is not None or left_s <= 0:
-            return LeaseReply(work=work)
+        if reply is not None or left_s <= 0:
+            return reply or LeaseReply()
         await anyio.sleep(min(POLL_S, left_s))
         if await is_gone():  # what is claimed for nobody lies idle until its lease ends
             return LeaseReply()
 
 
-def lease_work(services: Services, caller: AgentPrincipal) -> ProfileWork | None:
-    """Claim one job of the agent's device, if one is waiting. Raises `Unauthenticated` for an agent that was
-    replaced while it waited.
+def lease_work(services: Services, caller: AgentPrincipal) -> LeaseReply | None:
+    """Claim one job of the agent's device; None where none is waiting. An agent that said that it leaves is
+    told at once that there is none.
+
+    Raises `Unauthenticated` for an agent that was replaced while it waited.
     """
     with services.database.read() as session:
-        if not repository.is_agent(session, caller.agent_id):
-            raise Unauthenticated("another agent has registered for this device")
+        if _is_leaving(repository.agent_state(session, caller.agent_id)):
+            return LeaseReply()
         if not repository.has_claimable(session, caller.device_id):
             return None
     lease_s = services.settings.agent_lease_s
     with services.database.write() as session:
+        # locked: what the agent says of itself meanwhile counts before this claim, or frees the job after it
+        if _is_leaving(repository.agent_state(session, caller.agent_id, is_locked=True)):
+            return LeaseReply()
         job = queue.claim(
             session,
             kinds=[JobKind.PROFILE],
@@ -88,21 +99,29 @@ def lease_work(services: Services, caller: AgentPrincipal) -> ProfileWork | None
             lease_s=lease_s,
             device_id=caller.device_id,
         )
-        if job is None:
-            return None
-        target = session.get_one(tables.Target, job.target_id)
-        device = session.get_one(tables.Device, caller.device_id)
-        payload = ProfilePayload.model_validate(job.payload)
-        return ProfileWork(
-            job_id=job.id,
-            fence=job.fence,
-            lease_s=lease_s,
-            runtime=Runtime.model_validate(target.runtime),
-            device_key=device.key,
-            model=payload.model,
-            model_bytes=payload.model_bytes,
-            plan=payload.plan,
-        )
+        return None if job is None else LeaseReply(work=_work(session, job, lease_s))
+
+
+def _is_leaving(state: AgentState | None) -> bool:
+    if state is None:
+        raise Unauthenticated("another agent has registered for this device")
+    return state in {AgentState.DRAINING, AgentState.STOPPED}
+
+
+def _work(session: Session, job: tables.Job, lease_s: float) -> ProfileWork:
+    target = session.get_one(tables.Target, job.target_id)
+    device = session.get_one(tables.Device, job.device_id)
+    payload = ProfilePayload.model_validate(job.payload)
+    return ProfileWork(
+        job_id=job.id,
+        fence=job.fence,
+        lease_s=lease_s,
+        runtime=Runtime.model_validate(target.runtime),
+        device_key=device.key,
+        model=payload.model,
+        model_bytes=payload.model_bytes,
+        plan=payload.plan,
+    )
 
 
 def start(services: Services, caller: AgentPrincipal, job_id: str, request: LeaseWrite) -> LeaseState:

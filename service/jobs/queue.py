@@ -31,7 +31,7 @@ from service.jobs.states import JobKind, JobState, StaleWrite, Status
 LIVE_STATES = tuple(state.value for state in JobState if state.is_live)
 ENDED_STATES = tuple(state.value for state in JobState if state.is_ended)
 END_EVENTS = frozenset(ENDED_STATES)  # the type of a job's last event is the state it ended in
-HOLDER_LOST = "holder_lost"  # failure code of a job whose agent or worker fell silent too often
+HOLDER_LOST = "holder_lost"  # failure code of a job whose agent or worker fell silent or left too often
 _CLAIM_TRIES = 5
 _ONE_LEASE_INDEX = "uq_jobs_live_device"
 
@@ -274,16 +274,17 @@ def cancel(session: Session, *, project_id: str, job_id: str) -> Job:
     return job
 
 
-def emit(session: Session, job_id: str, type: str, data: Mapping[str, Any]) -> int:
-    """Append an event to a job's history; its number. Raises `NotFound`, and ValueError for a type that would
-    look like the job's end.
+def emit(session: Session, job_id: str, type: str, data: Mapping[str, Any]) -> int | None:
+    """Append an event to a job's history; its number. None where the job has ended, and its history with it.
+
+    Raises `NotFound`, and ValueError for a type that would look like the job's end.
     """
     if type in END_EVENTS:
         raise ValueError(
             f"an event of type {type!r} ends a job's history; {sorted(END_EVENTS)} are the queue's own"
         )
-    lock(session, job_id)
-    return append_event(session, job_id, type, data)
+    job = lock(session, job_id)
+    return None if JobState(job.state).is_ended else append_event(session, job_id, type, data)
 
 
 def reap(session: Session) -> int:
@@ -303,10 +304,23 @@ def reap(session: Session) -> int:
             continue
         job = session.scalar(locking(job_id, skip_locked=True).where(*is_expired))
         if job is not None:
-            detail = f"{job.holder} was silent until its lease ran out"
-            _give_up(session, job, states.expire(_status(job)), code=HOLDER_LOST, detail=detail, delay_s=None)
+            _lose_holder(session, job, f"{job.holder} was silent until its lease ran out")
             reaped += 1
     return reaped
+
+
+def release(session: Session, *, holder: str, device_id: str) -> int:
+    """Give up the leases of a holder that is gone, as if they had run out: nothing waits for that. How many
+    there were.
+    """
+    is_held = (Job.holder == holder, Job.device_id == device_id, Job.state.in_(LIVE_STATES))
+    released = 0
+    for job_id in session.scalars(select(Job.id).where(*is_held)).all():
+        job = lock(session, job_id)
+        if job.holder == holder:  # it may have come to an end before it was locked
+            _lose_holder(session, job, f"{holder} left before it was done")
+            released += 1
+    return released
 
 
 def _locked_parent(session: Session, parent_id: str) -> Job:
@@ -347,6 +361,10 @@ def _store(session: Session, job: Job, after: Status) -> None:
         job.holder = None
         job.lease_until = None
     session.flush()
+
+
+def _lose_holder(session: Session, job: Job, detail: str) -> None:
+    _give_up(session, job, states.expire(_status(job)), code=HOLDER_LOST, detail=detail, delay_s=None)
 
 
 def _give_up(

@@ -153,7 +153,7 @@ def fail(status: Status, fence: int, *, is_retryable: bool) -> Status:
 
 
 def expire(status: Status) -> Status:
-    """The holder was not heard of until the lease ran out."""
+    """The holder was not heard of until the lease ran out, or is known to be gone."""
     return _given_up(status, is_retryable=True)
 
 
@@ -165,8 +165,7 @@ def park(status: Status, fence: int) -> Status:
 
 
 def cancel(status: Status) -> Status:
-    """Somebody wants the job no longer: at once if nobody holds it, else as soon as the holder hears of it.
-    """
+    """Somebody wants the job no longer: at once if nobody holds it, else when its holder hears of it."""
     return status if status.state.is_ended else _moved(status, Act.CANCEL)
 
 

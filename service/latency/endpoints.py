@@ -87,13 +87,13 @@ async def upload_model(
     content_digest: ContentDigest = None,
 ) -> ModelView:
     """Stored by its SHA-256. A model with dynamic axes is accepted; sizes are given with each query."""
-    stored = await service.store_upload(
+    async with service.receive_upload(
         services, request.stream(), content_length=content_length, content_digest=content_digest
-    )
-    await key.begin(stored.sha256)
-    model, is_new = await run_in_threadpool(
-        service.register_upload, services, caller.project_id, stored, name=name
-    )
+    ) as upload:
+        await key.begin(upload.stored.sha256)
+        model, is_new = await run_in_threadpool(
+            service.register_upload, services, caller.project_id, upload, name=name
+        )
     response.status_code = 201 if is_new else 200
     response.headers["Location"] = f"/v1/models/{model.id}"
     return model

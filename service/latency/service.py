@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import AsyncIterable, Callable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from sqlalchemy.orm import Session
@@ -14,7 +15,7 @@ from starlette.requests import ClientDisconnect
 from devices.measurement import Level, MeasurementPlan
 from devices.model_ref import InputSpec
 from service import models
-from service.artifacts import Stored
+from service.artifacts import Incoming, Stored
 from service.db import tables
 from service.dependencies import Services
 from service.errors import Conflict, Invalid, TooLarge
@@ -49,14 +50,15 @@ def expected_sha256(content_digest: str | None) -> str | None:
     raise Invalid("content_digest_invalid", detail)
 
 
-async def store_upload(
+@asynccontextmanager
+async def receive_upload(
     services: Services,
     chunks: AsyncIterable[bytes],
     *,
     content_length: int | None,
     content_digest: str | None,
-) -> Stored:
-    """Make uploaded bytes durable as they come; both headers are checked as far as they were sent.
+) -> AsyncIterator[Incoming]:
+    """Uploaded bytes, all there but not stored yet; both headers are checked as far as they were sent.
 
     Raises `TooLarge`, and `Invalid` for no bytes (model_empty), for other bytes than announced
     (content_digest_mismatch), and for a caller who leaves before the last (upload_incomplete).
@@ -66,32 +68,38 @@ async def store_upload(
         raise TooLarge(max_bytes)
     expected = expected_sha256(content_digest)
     try:
-        stored = await services.artifacts.put_stream(chunks, max_bytes=max_bytes)
+        async with services.artifacts.receive(chunks, max_bytes=max_bytes) as upload:
+            _check_is_announced(upload.stored, expected)
+            yield upload
     except ClientDisconnect:
         raise Invalid("upload_incomplete", "the connection ended before the whole model came") from None
-    if stored.size_bytes == 0:
+
+
+def _check_is_announced(came: Stored, expected: str | None) -> None:
+    if came.size_bytes == 0:
         raise Invalid("model_empty", "the request has no body; send the ONNX file's bytes as the body")
-    if expected is not None and expected != stored.sha256:
-        detail = f"Content-Digest announces SHA-256 {expected}, what came has {stored.sha256}; send again"
+    if expected is not None and expected != came.sha256:
+        detail = f"Content-Digest announces SHA-256 {expected}, what came has {came.sha256}; send again"
         raise Invalid("content_digest_mismatch", detail)
-    return stored
 
 
 def register_upload(
-    services: Services, project_id: str, stored: Stored, *, name: str
+    services: Services, project_id: str, upload: Incoming, *, name: str
 ) -> tuple[ModelView, bool]:
-    """The model of uploaded bytes, and whether it is new to the project. Parses what is new: slow for
-    large files.
+    """The model of uploaded bytes, and whether it is new to the project. Parses what is new, then stores it:
+    slow for large files.
 
     Raises `Invalid` for bytes that are no usable ONNX model; the message names the operator or the axis.
     """
+    sha256 = upload.stored.sha256
     with services.database.read() as session:
-        known = models.find_model(session, project_id, stored.sha256)
+        known = models.find_model(session, project_id, sha256)
     if known is not None:
+        upload.keep()  # they are there, unless the store has lost them
         return _model_view(known), False
-    facts = models.inspect_model(services.artifacts, services.artifacts.read(stored.sha256))
+    facts = models.inspect_model(services.artifacts, upload.read())
     with services.database.write() as session:
-        is_new = models.find_model(session, project_id, stored.sha256) is None
+        is_new = models.find_model(session, project_id, sha256) is None
         row = models.register(session, facts, project_id=project_id, name=name, origin="upload")
         session.refresh(row)
     return _model_view(row), is_new

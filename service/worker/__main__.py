@@ -34,14 +34,16 @@ def main() -> int:
     parser.add_argument(
         "--name", default=f"{socket.gethostname()}-{os.getpid()}", help="what logs and jobs call it"
     )
+    parser.add_argument("--json", action="store_true", help="log JSON lines on a terminal too")
     arguments = parser.parse_args()
     stop = stop_on_signals()
     try:
         settings = Settings()
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
         database = Database(settings.effective_database_url, pool_size=CONNECTIONS)
-    except (ValueError, ArgumentError) as error:  # pydantic's ValidationError is a ValueError
+    except (ValueError, ArgumentError, ImportError, OSError) as error:  # pydantic's error is a ValueError
         return _refuse(f"a setting is wrong: {error}")
-    configure_logs(settings.log_level)
+    configure_logs(settings.log_level, as_json=arguments.json)
     try:
         serve(settings, database, name=arguments.name[:100], stop=stop)
     except SchemaOutdated as error:
@@ -59,7 +61,6 @@ def serve(settings: Settings, database: Database, *, name: str, stop: StopReques
     """
     # one thread: sums in another order are other sums, and a search that is taken over must end the same
     torch.set_num_threads(1)
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
     insist(lambda: ensure_current(database, settings), stop=stop)
     artifacts = ArtifactStore(settings.artifacts_dir)
     services = Services(settings, database, artifacts, PredictorCache(artifacts))

@@ -82,9 +82,11 @@ class HeldJob:
         return self._stop.is_set()
 
     def check(self) -> None:
-        """Raises `LeaseLost` where a renewal was refused: what follows would be refused as well."""
+        """Raises `LeaseLost` where a renewal was refused, or found the job ended: what follows would be in
+        vain.
+        """
         if self._lost.is_set():
-            raise LeaseLost(f"a renewal of job {self.job.id} was refused: somebody else holds it")
+            raise LeaseLost(f"job {self.job.id} is this worker's no longer: its lease ran out meanwhile")
 
     def read(self, look: Callable[[Session], T]) -> T:
         """One snapshot of the database; waits out an outage."""
@@ -100,10 +102,14 @@ class HeldJob:
     def start(self) -> None:
         """Say that the work begins."""
         self._note(self.write(lambda session: queue.start(session, self.lease)))
+        self.check()
 
     def checkpoint(self, session: Session, progress: float) -> None:
-        """Within the transaction that stores a checkpoint: renew the lease, and learn of a cancel."""
+        """Within the transaction that stores a checkpoint: renew the lease, and learn of a cancel. Raises
+        `LeaseLost`.
+        """
         self._note(queue.checkpoint(session, self.lease, lease_s=self.lease_s, progress=progress))
+        self.check()
 
     def fail(self, *, code: str, detail: str, is_retryable: bool) -> str:
         """Give the work up; the state in which that leaves the job."""
@@ -126,6 +132,8 @@ class HeldJob:
                 report_outage(error, pause_s)
 
     def _note(self, job: tables.Job) -> None:
-        if job.state == JobState.CANCELLING.value and not self._cancelled.is_set():
+        if JobState(job.state).is_ended:  # given up for good meanwhile: a renewal then is no error
+            self._lost.set()
+        elif job.state == JobState.CANCELLING.value and not self._cancelled.is_set():
             log.info("cancel_requested", job=self.job.id)
             self._cancelled.set()

@@ -7,10 +7,14 @@ import graphlib
 import subprocess
 import sys
 import tomllib
+from collections.abc import Collection
+from importlib import metadata
 from pathlib import Path
 
 import grimp
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
 FLOORS = ("devices", "predictor", "search", "service", "migrations")
@@ -94,6 +98,39 @@ def test_two_distributions_agree_on_the_version() -> None:
     agent = tomllib.loads((ROOT / "devices" / "pyproject.toml").read_text())["project"]
     assert f"laptime-agent=={agent['version']}" in main["dependencies"]
     assert main["version"] == agent["version"]
+
+
+def asked_for(name: str, extras: Collection[str]) -> list[Requirement]:
+    """What an installed distribution depends on, with these extras, on this machine."""
+    requirements = [Requirement(text) for text in metadata.requires(name) or []]
+    return [
+        one
+        for one in requirements
+        if one.marker is None or any(one.marker.evaluate({"extra": extra}) for extra in (extras or [""]))
+    ]
+
+
+def test_constraints_pin_all_that_is_needed_within_the_ranges() -> None:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pairs = [line.split("==") for line in lines if not line.startswith("#")]
+    pins = {canonicalize_name(name): version for name, version in pairs}
+    waiting: list[Requirement] = []
+    for file in (ROOT / "pyproject.toml", ROOT / "devices" / "pyproject.toml"):
+        project = tomllib.loads(file.read_text())["project"]
+        texts = [project["dependencies"], *project["optional-dependencies"].values()]
+        waiting += [Requirement(text) for group in texts for text in group]
+    seen: set[tuple[str, frozenset[str]]] = set()
+    while waiting:
+        wanted = waiting.pop()
+        name = canonicalize_name(wanted.name)
+        key = (name, frozenset(wanted.extras))
+        if name.startswith(("laptime", "nvidia-", "cuda-", "triton")):  # ours; and torch pins its own exactly
+            continue
+        assert name in pins, f"{wanted} is not pinned in constraints.txt"
+        assert wanted.specifier.contains(pins[name], prereleases=True), f"{wanted} against {pins[name]}"
+        if key not in seen:
+            seen.add(key)
+            waiting += asked_for(name, wanted.extras)
 
 
 def test_agent_distribution_lists_every_package_of_its_floor() -> None:

@@ -184,6 +184,9 @@ def test_observations_that_cannot_be_are_refused() -> None:
     for changed in ({"median_ms": 0.0}, {"median_ms": float("nan")}, {"standard_error_ms": -1.0}):
         with pytest.raises(AdaptationRejected, match="positive"):
             adapt(facts(), [dataclasses.replace(observations[0], **changed)])
+        stranger = dataclasses.replace(observations[0], target_key="other/x", **changed)
+        with pytest.raises(AdaptationRejected, match=r"other/x; .*positive"):
+            adapt(facts(), observations, [stranger])
 
 
 def test_the_card_of_hand_made_predictions() -> None:

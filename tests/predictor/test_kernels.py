@@ -174,3 +174,36 @@ def test_more_threads_and_wider_vectors_are_nominally_faster() -> None:
     ]
     one = class_times_ms(features_of(graph, ONE_THREAD, LAPTOP))[CLASSES.index(KernelClass.CONV)]
     assert times[1] < one < times[0]
+
+
+def test_a_lookup_in_a_half_precision_table_takes_time() -> None:
+    """It reads a few rows: the table's other rows are not taken off the time of what it converts."""
+    node = helper.make_node("Gather", ["table", "rows"], ["y"])
+    table = noise(4096, 64).astype(np.float16)
+    model = model_of(
+        [node], {"rows": [1, 3]}, ["y"], stored={"table": table}, dtypes={"rows": onnx.TensorProto.INT64}
+    )
+    times = class_times_ms(features_of(graph_of(model), ONE_THREAD, LAPTOP))
+    assert np.all(np.isfinite(times))
+    assert times[CLASSES.index(KernelClass.CONVERT)] > 1e-6
+
+
+def test_a_call_is_apart_from_the_launches_within_it() -> None:
+    """A runtime that starts kernels twice as fast as another is not therefore entered and left faster."""
+    machine = machine_of(ONE_THREAD, LAPTOP)
+    for count in (1, 3):
+        names = ["x", "a", "b", "y"][-count - 1 :]
+        nodes = [helper.make_node("Exp", [names[i]], [names[i + 1]]) for i in range(count)]
+        graph = graph_of(model_of(nodes, {names[0]: [4]}, ["y"]))
+        times = class_times_ms(features_of(graph, ONE_THREAD, LAPTOP))
+        assert times[CLASSES.index(KernelClass.CALL)] == pytest.approx(1e3 * machine.call_s, rel=1e-5)
+        launches_ms = 1e3 * machine.launch_s * count
+        assert times[CLASSES.index(KernelClass.LAUNCH)] == pytest.approx(launches_ms, rel=1e-5)
+
+
+def test_a_sum_of_many_is_a_kernel_of_its_own() -> None:
+    names = [f"c{i}" for i in range(6)]
+    nodes = [helper.make_node("Conv", ["x", "w"], [name]) for name in names]
+    nodes.append(helper.make_node("Sum", names, ["y"]))
+    graph = graph_of(model_of(nodes, {"x": [1, 4, 4, 4]}, ["y"], stored={"w": noise(4, 4, 1, 1)}))
+    assert anchors(graph) == [("Conv", 1)] * 6 + [("Sum", 1)]

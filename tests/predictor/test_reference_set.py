@@ -55,6 +55,7 @@ def test_together_they_tell_the_classes_apart() -> None:
     assert np.all((times.sum(axis=1) > 0.15) & (times.sum(axis=1) < 60))
     shares = times / times.sum(axis=1, keepdims=True)
     largest = dict(zip(CLASSES, shares.max(axis=0), strict=True))
-    beyond_standard = {KernelClass.LOW_BIT, KernelClass.CONVERT}
+    # no model of the set is short enough to show what a call costs: that factor stays the prior's
+    beyond_standard = {KernelClass.LOW_BIT, KernelClass.CONVERT, KernelClass.CALL}
     assert {kind for kind, share in largest.items() if share < 0.1} <= beyond_standard
     assert np.linalg.matrix_rank(shares, tol=0.05) >= 8

@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 
 import pytest
+import structlog
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from fleet_rows import add_project, add_target
@@ -248,7 +249,9 @@ def test_the_first_start_makes_one_project_and_one_key(app: FastAPI, settings: S
 
 def test_a_removed_key_file_does_not_bring_a_new_key(database: Database, tmp_path: Path) -> None:
     file = tmp_path / "admin.key"
-    project_id = bootstrap(database, file)
+    with structlog.testing.capture_logs() as logged:
+        project_id = bootstrap(database, file)
+    assert [entry["file"] for entry in logged] == [str(file)], "the first start says where the key is"
     file.unlink()
     assert bootstrap(database, file) == project_id
     assert not file.exists()

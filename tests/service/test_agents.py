@@ -289,6 +289,34 @@ def test_a_waiting_lease_request_gets_the_job_that_appears(
     assert [getattr(work, "job_id", None) for work in found] == [job_id]
 
 
+def test_an_agent_that_stops_gives_back_what_it_holds(client: TestClient, idle_agent: AgentOnTheWire) -> None:
+    job_id = order(client, idle_agent)
+    first = idle_agent.started()
+    idle_agent.post("heartbeat", {"state": "draining"})
+    assert job(client, job_id)["state"] == "running"  # it ends what it has begun
+    idle_agent.post("heartbeat", {"state": "stopped"})
+    assert job(client, job_id)["state"] == "queued"
+    assert event_types(client, job_id)[-1] == "requeued"
+    assert_problem(idle_agent.report(first, measured(first)), 409, "lease_lost")
+    assert idle_agent.lease() is None
+    idle_agent.announce([RUNTIME])
+    again = idle_agent.started()
+    assert (again.job_id, again.fence) == (job_id, first.fence + 1)
+
+
+def test_an_agent_that_leaves_while_it_waits_gets_no_work(
+    client: TestClient, idle_agent: AgentOnTheWire
+) -> None:
+    found: list[object] = []
+    waiting = threading.Thread(target=lambda: found.append(idle_agent.lease(wait_s=20.0)))
+    waiting.start()
+    idle_agent.post("heartbeat", {"state": "draining"})
+    job_id = order(client, idle_agent)
+    waiting.join(timeout=60)
+    assert found == [None]
+    assert job(client, job_id)["state"] == "queued"
+
+
 def test_many_agents_wait_without_threads(
     client: TestClient, services: Services, idle_agent: AgentOnTheWire, project_id: str
 ) -> None:

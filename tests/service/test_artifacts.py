@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from sqlalchemy import select
 
 from service import artifacts
-from service.artifacts import ArtifactLost, ArtifactStore
+from service.artifacts import ArtifactLost, ArtifactStore, Stored
 from service.db.session import Database
 from service.db.tables import Artifact
 from service.errors import TooLarge
@@ -44,25 +45,56 @@ def test_a_stream_is_counted_and_hashed(store: ArtifactStore) -> None:
         for number in range(100):
             yield bytes([number]) * 1000
 
-    stored = asyncio.run(store.put_stream(chunks(), max_bytes=100_000))
-    assert stored.size_bytes == 100_000
-    assert store.read(stored.sha256) == b"".join(bytes([number]) * 1000 for number in range(100))
+    async def receive() -> Stored:
+        async with store.receive(chunks(), max_bytes=100_000) as incoming:
+            assert incoming.read() == whole
+            return incoming.keep()
+
+    whole = b"".join(bytes([number]) * 1000 for number in range(100))
+    stored = asyncio.run(receive())
+    assert stored == Stored(hashlib.sha256(whole).hexdigest(), 100_000)
+    assert store.read(stored.sha256) == whole
+
+
+async def receive_and_leave(store: ArtifactStore, chunks: AsyncIterator[bytes], *, max_bytes: int) -> None:
+    async with store.receive(chunks, max_bytes=max_bytes):
+        pass
 
 
 def test_past_the_limit_nothing_is_kept(store: ArtifactStore, tmp_path: Path) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        for chunk in (b"12345", b"67890", b"1"):
+            yield chunk
+
     with pytest.raises(TooLarge, match="limit of 10 bytes"):
-        store.put_chunks([b"12345", b"67890", b"1"], max_bytes=10)
+        asyncio.run(receive_and_leave(store, chunks(), max_bytes=10))
     assert files(store, tmp_path) == []
 
 
-def test_an_upload_that_breaks_off_leaves_nothing(store: ArtifactStore, tmp_path: Path) -> None:
-    async def chunks() -> AsyncIterator[bytes]:
+def test_an_upload_that_breaks_off_or_is_not_wanted_leaves_nothing(
+    store: ArtifactStore, tmp_path: Path
+) -> None:
+    async def chunks(*, breaks_off: bool) -> AsyncIterator[bytes]:
         yield b"half"
-        raise ConnectionError("the client went away")
+        if breaks_off:
+            raise ConnectionError("the client went away")
 
     with pytest.raises(ConnectionError):
-        asyncio.run(store.put_stream(chunks(), max_bytes=100))
+        asyncio.run(receive_and_leave(store, chunks(breaks_off=True), max_bytes=100))
+    asyncio.run(receive_and_leave(store, chunks(breaks_off=False), max_bytes=100))
     assert files(store, tmp_path) == []
+
+
+def test_what_a_dead_process_left_behind_is_swept(store: ArtifactStore, tmp_path: Path) -> None:
+    assert store.sweep(older_than_s=0.0) == 0  # nothing was ever stored
+    kept = store.put_bytes(b"kept")
+    old, fresh = (store.incoming / name for name in ("old", "fresh"))
+    for path in (old, fresh):
+        path.write_bytes(b"half")
+    for path in (old, store.path(kept.sha256)):
+        os.utime(path, (0.0, 0.0))
+    assert store.sweep(older_than_s=3600.0) == 1
+    assert sorted(files(store, tmp_path)) == sorted([fresh, store.path(kept.sha256)])
 
 
 def test_many_put_the_same_bytes_at_once(store: ArtifactStore, tmp_path: Path) -> None:

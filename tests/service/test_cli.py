@@ -337,8 +337,47 @@ def test_wrong_usage_is_told_from_failure(
         code, out, err = laptime(*arguments)
         assert code == 2, arguments
         assert "Traceback" not in out + err
+    monkeypatch.setenv("LAPTIME_LOG_LEVEL", "loud")
+    assert "log_level" in one_sentence(laptime("serve"), code=2)
+    monkeypatch.delenv("LAPTIME_LOG_LEVEL")
     monkeypatch.setenv("LAPTIME_PORT", "many")
     assert "port" in one_sentence(laptime("serve"), code=2)
+
+
+def test_a_database_that_cannot_be_used_is_one_sentence(
+    laptime: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    garbage = tmp_path / "garbage"
+    garbage.write_bytes(b"this is no database" * 100)
+    for url, told in (
+        ("nonsense", "LAPTIME_DATABASE_URL"),
+        ("sqlite:///:memory:", "must be a file"),
+        ("oracle://host/name", "LAPTIME_DATABASE_URL"),
+        (f"sqlite:///{garbage}", str(garbage)),
+        ("postgresql://somebody:hidden@127.0.0.1:1/laptime", "somebody"),
+    ):
+        monkeypatch.setenv("LAPTIME_DATABASE_URL", url)
+        said = one_sentence(laptime("db", "upgrade", "--json"))
+        assert told in said
+        assert "hidden" not in said
+
+
+def test_an_address_or_a_key_that_is_none_is_one_sentence(
+    laptime: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAPTIME_API_KEY", "lt_key_ö")
+    assert "copy it again" in one_sentence(laptime("devices"))
+    monkeypatch.setenv("LAPTIME_URL", "http://127.0.0.1:port")
+    assert "LAPTIME_URL" in one_sentence(laptime("devices"))
+
+
+def test_a_proxy_is_not_asked_for_this_machine(
+    laptime: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    assert laptime("devices")[0] == 0
 
 
 def process(*arguments: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
@@ -377,6 +416,6 @@ def test_no_command_loads_torch_and_worker_becomes_its_own_process(tmp_path: Pat
     program = "import sys, service.cli; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
     environment = {"LAPTIME_DATABASE_URL": "sqlite:///:memory:", "LAPTIME_DATA_DIR": str(tmp_path)}
-    done = process("worker", environment=environment)
+    done = process("worker", "--json", environment=environment)
     assert done.returncode == 1
     assert "laptime worker: a setting is wrong: the database must be a file" in done.stderr

@@ -18,11 +18,15 @@ from pathlib import Path
 
 import psutil
 import pytest
+from sqlalchemy import update
 
+from service.db import tables
+from service.db.session import Database
 from service.demo import story
 from service.demo.errors import AlreadyRunning, ChildDied, PortTaken
 from service.demo.processes import STOP_SIGNALS
 from service.demo.supervisor import DemoOptions, run
+from service.settings import Settings
 from service.terminal import Terminal
 from tests.journeys.stage import free_port
 
@@ -85,6 +89,20 @@ def test_a_second_telling_reuses_what_the_first_did(
     for text in (first.err, second.err):
         assert "Verified front" in text
         assert "/docs" in text
+
+
+def test_a_target_that_failed_is_onboarded_again(data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(options(data_dir), Terminal(as_json=True))
+    capsys.readouterr()
+    database = Database(Settings(data_dir=data_dir).effective_database_url, pool_size=1)
+    with database.write() as session:
+        failed = {"state": "failed", "state_reason": "too noisy", "live_predictor_id": None}
+        session.execute(update(tables.Target).values(failed))
+    database.dispose()
+    run(options(data_dir), Terminal(as_json=True))
+    told = capsys.readouterr()
+    assert "again. Before: too noisy" in told.err
+    assert [target["state"] for target in json.loads(told.out)["targets"]] == ["ready"]
 
 
 def when(is_so: Callable[[psutil.Process], bool], act: Callable[[psutil.Process], None]) -> threading.Thread:

@@ -53,10 +53,11 @@ class Shop:
         return Done(number=len(self.done), what=order.what)
 
     async def _upload(self, request: Request, store: ArtifactsDep, key: StreamedKey) -> Done:
-        stored = await store.put_stream(request.stream(), max_bytes=1 << 30)
-        await key.begin(stored.sha256)
-        self.done.append(stored.sha256)
-        return Done(number=len(self.done), what=stored.sha256)
+        async with store.receive(request.stream(), max_bytes=1 << 30) as incoming:
+            sha256 = incoming.stored.sha256
+            await key.begin(sha256)
+        self.done.append(sha256)
+        return Done(number=len(self.done), what=sha256)
 
 
 @pytest.fixture

@@ -53,7 +53,7 @@ class Expected:
     attempt: int = 0
     is_expired: bool = False
     is_backing_off: bool = False
-    is_asked_to_stop: bool = False
+    holder: str = ""  # the last one
     has_result: bool = False
     children: list[Expected] = field(default_factory=list)
 
@@ -191,6 +191,7 @@ class JobsMachine(RuleBasedStateMachine):
         if expected is None or lease is None:
             return multiple()
         expected.state, expected.fence, expected.attempt = "leased", expected.fence + 1, expected.attempt + 1
+        expected.holder = holder
         assert lease == Lease(expected.id, holder, expected.fence)
         return lease
 
@@ -294,6 +295,18 @@ class JobsMachine(RuleBasedStateMachine):
             is_live = (Job.id == job.id, Job.lease_until.is_not(None))
             session.execute(update(Job).where(*is_live).values(lease_until=now_plus(-1.0)))
         job.is_expired = job.state in LIVE
+
+    @rule(holder=st.sampled_from(HOLDERS), device=st.sampled_from(DEVICES))
+    def leave(self, holder: str, device: str) -> None:
+        held = [
+            job
+            for job in self.jobs.values()
+            if job.state in LIVE and (job.holder, job.device) == (holder, device)
+        ]
+        for job in held:
+            job.give_up(can_retry=True)
+        with self.database.write() as session:
+            assert queue.release(session, holder=holder, device_id=device) == len(held)
 
     @rule()
     def let_pauses_pass(self) -> None:

@@ -377,3 +377,44 @@ def test_nobody_else_tells_of_an_end(database: Database, project: str) -> None:
     job_id = submit_search(database, project)
     with pytest.raises(ValueError, match="ends a job's history"), database.write() as session:
         queue.emit(session, job_id, "succeeded", {})
+
+
+def test_an_ended_history_stays_ended(database: Database, project: str) -> None:
+    job_id = submit_search(database, project)
+    with database.write() as session:
+        assert queue.emit(session, job_id, "note", {}) == 2
+        queue.cancel(session, project_id=project, job_id=job_id)
+        assert queue.emit(session, job_id, "note", {}) is None
+    assert [type for type, _ in events(database, job_id)] == ["submitted", "note", "cancelled"]
+
+
+def test_what_a_holder_held_who_is_gone_is_given_back(database: Database, project: str) -> None:
+    with database.write() as session:
+        targets = [add_target(session, project, key) for key in ("a", "b", "c")]
+        jobs = [
+            queue.submit(
+                session,
+                project_id=project,
+                kind="profile",
+                payload={},
+                device_id=target.device_id,
+                target_id=target.id,
+                max_attempts=max_attempts,
+            ).id
+            for target, max_attempts in zip(targets, (2, 1, 2), strict=True)
+        ]
+    devices = [target.device_id for target in targets]
+    leases = [held(claimed(database, "ann", device_id=device_id)) for device_id in devices]
+    with database.write() as session:
+        queue.start(session, leases[0])
+        assert queue.release(session, holder="bob", device_id=devices[0]) == 0
+        for device_id in devices[:2]:
+            assert queue.release(session, holder="ann", device_id=device_id) == 1
+    assert [stored(database, job_id).state for job_id in jobs] == ["queued", "failed", "leased"]
+    assert (stored(database, jobs[1]).failure_code, stored(database, jobs[1]).failure_detail) == (
+        "holder_lost",
+        "ann left before it was done",
+    )
+    with database.write() as session:
+        assert queue.release(session, holder="ann", device_id=devices[0]) == 0
+    assert held(claimed(database, "bob", device_id=devices[0])).fence == leases[0].fence + 1

@@ -35,7 +35,7 @@ from service.db import tables
 from service.dependencies import Services
 from service.errors import Invalid
 from service.latency.intervals import measured_interval, student_t
-from service.latency.service import store_upload
+from service.latency.service import receive_upload
 from service.security import Scope
 from service.settings import Settings
 
@@ -68,7 +68,7 @@ def ask(
 # ---- models ----
 
 
-def test_a_model_is_stored_by_its_content(client: TestClient) -> None:
+def test_a_model_is_stored_by_its_content(client: TestClient, services: Services) -> None:
     data = dense_model(batch="n")
     first = client.post(
         "/v1/models",
@@ -81,6 +81,7 @@ def test_a_model_is_stored_by_its_content(client: TestClient) -> None:
     assert first.headers["location"] == f"/v1/models/{model['id']}"
     assert (model["sha256"], model["size_bytes"]) == (hashlib.sha256(data).hexdigest(), len(data))
     assert model["inputs"] == [{"name": "x", "dtype": "float32", "shape": ["n", 8]}]
+    services.artifacts.path(model["sha256"]).unlink()  # a store that lost them gets them back
     again = client.post("/v1/models", params={"name": "another name"}, content=data, headers=ONNX)
     assert (again.status_code, again.json()) == (200, model)
     for name in (model["id"], model["sha256"]):
@@ -109,7 +110,7 @@ def test_two_projects_with_one_model_share_bytes_and_nothing_else(
 
 
 @on_sqlite
-def test_a_dynamic_model_is_accepted_and_a_broken_one_is_not(client: TestClient) -> None:
+def test_a_dynamic_model_is_accepted_and_a_broken_one_is_not(client: TestClient, services: Services) -> None:
     unknown = upload(client, dense_model(kind="Sparkle", domain="acme"))
     assert "Sparkle" in str(unknown["summary"])  # a device may know the operator, so the model is kept
     external = onnx.load_model_from_string(dense_model(width=64))
@@ -124,10 +125,11 @@ def test_a_dynamic_model_is_accepted_and_a_broken_one_is_not(client: TestClient)
         (external.SerializeToString(), "model_external_data"),
     ):
         assert_problem(client.post("/v1/models", content=data, headers=ONNX), 422, code)
+        assert not services.artifacts.path(hashlib.sha256(data).hexdigest()).exists(), code
 
 
 @on_sqlite
-def test_an_upload_is_what_was_announced(client: TestClient) -> None:
+def test_an_upload_is_what_was_announced(client: TestClient, services: Services) -> None:
     data = dense_model()
     for header, code in (
         (digest_header(b"something else"), "content_digest_mismatch"),
@@ -137,6 +139,7 @@ def test_an_upload_is_what_was_announced(client: TestClient) -> None:
     ):
         answer = client.post("/v1/models", content=data, headers={**ONNX, "Content-Digest": header})
         assert_problem(answer, 422, code)
+    assert not services.artifacts.path(hashlib.sha256(data).hexdigest()).exists()
     header = f"sha-512=:AAAA:, {digest_header(data)}"
     assert (
         client.post("/v1/models", content=data, headers={**ONNX, "Content-Digest": header}).status_code == 201
@@ -170,7 +173,8 @@ def test_an_upload_that_breaks_off_leaves_nothing(services: Services) -> None:
         raise ClientDisconnect
 
     async def store() -> None:
-        await store_upload(services, breaking_off(), content_length=None, content_digest=None)
+        async with receive_upload(services, breaking_off(), content_length=None, content_digest=None):
+            pass
 
     with pytest.raises(Invalid, match="before the whole model"):
         anyio.run(store)

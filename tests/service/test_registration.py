@@ -18,11 +18,16 @@ from api_world import (
     registration_token,
 )
 from fastapi.testclient import TestClient
-from sqlalchemy import update
+from sqlalchemy import text, update
 
+from devices.wire import AnnounceRequest
 from service.db import tables
 from service.db.clock import now_plus
 from service.dependencies import Services
+from service.errors import Unauthenticated
+from service.fleet import registration, repository
+from service.jobs import queue
+from service.security import AgentPrincipal
 
 REFERENCE_COUNT = 10
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -173,3 +178,24 @@ def test_a_runtime_that_comes_back_before_it_was_ready_starts_anew(
 @on_sqlite
 def test_a_token_does_not_move_to_another_machine(client: TestClient, agent: AgentOnTheWire) -> None:
     assert_problem(agent.announce([RUNTIME], machine="another"), 409, "device_changed")
+
+
+def test_an_agent_that_is_replaced_while_it_announces_changes_nothing(
+    client: TestClient, services: Services, project_id: str, agent: AgentOnTheWire
+) -> None:
+    old = AgentPrincipal(project_id, agent.reply.agent_id, agent.reply.device_id)  # as its token was
+    register(client, services, project_id)
+    said = AnnounceRequest.model_validate(announcement(runtimes=(FOUR_THREADS,)))
+    with pytest.raises(Unauthenticated):
+        registration.announce(services, old, said)
+    assert [target["key"] for target in client.get("/v1/targets").json()["items"]] == [agent.target_key]
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_who_joins_the_fleet_holds_up_nobody_at_work(services: Services, project_id: str) -> None:
+    """An announcement may wait for a job whose holder is just adding rows of the same project."""
+    with services.database.write() as joining:
+        repository.lock_project(joining, project_id)
+        with services.database.write() as working:
+            working.execute(text("set local lock_timeout = '5s'"))
+            queue.submit(working, project_id=project_id, kind="search", payload={})

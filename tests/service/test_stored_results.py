@@ -91,13 +91,12 @@ def test_what_is_no_model_is_refused_and_not_kept(store: ArtifactStore) -> None:
 
 
 def test_a_model_belongs_to_its_project_once(database: Database, store: ArtifactStore) -> None:
+    facts = models.inspect_model(store, relu())
     with database.write() as session:
         mine, theirs = add_project(session), add_project(session, "other")
-        first = models.ensure_model(
-            session, store, project_id=mine, data=relu(), name="relu", origin="upload"
-        )
-        again = models.ensure_model(session, store, project_id=mine, data=relu(), name="b", origin="search")
-        other = models.ensure_model(session, store, project_id=theirs, data=relu(), name="c", origin="upload")
+        first = models.register(session, facts, project_id=mine, name="relu", origin="upload")
+        again = models.register(session, facts, project_id=mine, name="b", origin="search")
+        other = models.register(session, facts, project_id=theirs, name="c", origin="upload")
     assert (again.id, again.name, again.origin) == (first.id, "relu", "upload")
     assert other.id != first.id
     with database.read() as session:
@@ -156,12 +155,11 @@ def measurement(data: bytes, **changes: Any) -> Measurement:
 
 def profile_job(database: Database, store: ArtifactStore) -> Lease:
     """A leased profile job of `relu()`."""
+    facts = models.inspect_model(store, relu())
     with database.write() as session:
         project_id = add_project(session)
         target = add_target(session, project_id)
-        model = models.ensure_model(
-            session, store, project_id=project_id, data=relu(), name="relu", origin="upload"
-        )
+        model = models.register(session, facts, project_id=project_id, name="relu", origin="upload")
         queue.submit(
             session,
             project_id=project_id,
@@ -236,40 +234,6 @@ def test_a_measurement_of_something_else_is_refused(
     with pytest.raises(Invalid, match=f"asked for {what}") as caught:
         report(database, lease, measurement(relu(), **changes))
     assert caught.value.code == "measurement_mismatch"
-
-
-def test_the_newest_valid_measurement_is_found(database: Database, store: ArtifactStore) -> None:
-    sizes = measurements.shapes_sha256({"x": (1, 4)})
-    ids = []
-    with database.write() as session:
-        project_id = add_project(session)
-        target = add_target(session, project_id)
-        model = models.ensure_model(
-            session, store, project_id=project_id, data=relu(), name="r", origin="upload"
-        )
-        for is_valid in (True, True, False):
-            payload = {
-                "model_id": model.id,
-                "sha256": model.sha256,
-                "input_shapes": {"x": [1, 4]},
-                "plan": {"level": "quick"},
-            }
-            job = queue.submit(
-                session, project_id=project_id, kind="profile", payload=payload, target_id=target.id
-            )
-            made = measurement(
-                relu(), verdict=Verdict(is_valid=is_valid, reasons=() if is_valid else ("noisy",))
-            )
-            ids.append(measurements.record(session, job=job, measurement=made).id)
-    with database.read() as session:
-        found = measurements.latest_valid(
-            session, target_id=target.id, model_id=model.id, shapes_sha256=sizes
-        )
-        assert found is not None
-        assert found.id == ids[1]
-        for changed in ({"model_id": "mdl_x"}, {"target_id": "tgt_x"}, {"shapes_sha256": "0" * 64}):
-            asked = {"target_id": target.id, "model_id": model.id, "shapes_sha256": sizes, **changed}
-            assert measurements.latest_valid(session, **asked) is None
 
 
 @given(st.dictionaries(st.text(max_size=5), st.lists(st.integers(1, 100), max_size=4), max_size=4))

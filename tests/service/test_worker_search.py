@@ -257,6 +257,31 @@ def test_a_lease_that_was_lost_writes_nothing_more(
     assert (job.state, job.holder) == ("leased", "other")
 
 
+def test_a_job_that_was_given_up_meanwhile_is_left_at_the_next_step(
+    services: Services, target: tables.Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = submit(services, target)
+    original = loop.advance
+
+    def advance_while_the_last_attempt_expires(
+        state: loop.SearchState, *args: Any, **kwargs: Any
+    ) -> loop.Step:
+        if len(state.trials) == 4:
+            with services.database.write() as session:
+                job = session.get_one(tables.Job, search.job_id)
+                job.attempt = job.max_attempts
+            rows.expire_leases(services.database)
+            with services.database.write() as session:
+                assert queue.reap(session) == 1
+        return original(state, *args, **kwargs)
+
+    monkeypatch.setattr(search_work.loop, "advance", advance_while_the_last_attempt_expires)
+    assert worker(services).run_once()
+    assert len(outcome(services, search.id)) == 4, "it neither stores nor trains for a job that has ended"
+    job = rows.job_of(services.database, search.job_id)
+    assert (job.state, job.failure_code) == ("failed", queue.HOLDER_LOST)
+
+
 def test_a_search_is_pinned_to_the_predictor_it_began_with(
     services: Services, target: tables.Target, advance_then_die: list[int]
 ) -> None:
