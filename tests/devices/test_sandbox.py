@@ -28,6 +28,7 @@ from devices.measurement import Level, Measurement, MeasurementPlan
 from devices.model_ref import ModelRef, sha256_of
 from devices.sandbox import MeasurementRequest, run_measurement
 from devices.target import Runtime
+from devices.timing import TimingTask
 from tests.devices import onnx_models
 
 FAKE = Runtime(engine="fake", version="1.0", provider="cpu", threads=1)
@@ -164,12 +165,14 @@ class TestHostileModels:
         assert "SIGABRT" in ended_in(b"fake:crash").detail
 
     def test_watched_memory_kills_where_it_cannot_be_limited(self) -> None:
-        probe = BoxedRequest(
-            limits=ResourceLimits(processor_s=60),
-            probe=ProbeTask(engines=("onnxruntime",), thread_counts=(1,)),
+        task = TimingTask(
+            runtime=FAKE, rounds=1, min_samples=1, span_s=1.0, duty=0.5, warmup_windows=1, budget_s=60.0
         )
+        hanging = BoxedRequest(limits=ResourceLimits(processor_s=60), timing=task)
         with pytest.raises(WorkFailed, match="raise memory_limit_bytes"):
-            run_in_child([probe.model_dump_json().encode(), b""], Box(wall_s=60, resident_bytes=MIB))
+            run_in_child(
+                [hanging.model_dump_json().encode(), b"fake:hang"], Box(wall_s=60, resident_bytes=MIB)
+            )
 
     def test_a_reply_that_is_too_large_is_cut_off(self) -> None:
         probe = BoxedRequest(
