@@ -44,10 +44,7 @@ demo: $(VENV)/installed ## Run the whole path on this machine: onboard, predict,
 	@exec $(BIN)/laptime demo $(if $(ONCE),--once) $(if $(MODEL),--model '$(MODEL)') $(if $(SHAPE),--shape '$(SHAPE)') $(if $(PORT),--port $(PORT))
 
 test: $(VENV)/installed-test ## Run all tests (SQLite and PostgreSQL; real models too where LAPTIME_DATA names a folder of them)
-	@# Two processes: the tests of the service send signals to themselves, which a process that has run every
-	@# native library of the lower floors (AMX state on a small signal stack) may not survive.
-	@$(BIN)/python -m pytest --ignore=tests/service --ignore=tests/journeys $(ARGS)
-	@$(BIN)/python -m pytest tests/service tests/journeys $(ARGS)
+	@$(BIN)/python -m pytest $(ARGS)
 
 check: lint types imports test ## Everything that must hold before a change lands
 

@@ -7,6 +7,7 @@ false, the reasons say why, and it never trains a predictor.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from itertools import chain
 from typing import Literal
@@ -58,6 +59,14 @@ class Round(Value):
     cpu_ns: tuple[int, ...] = ()  # processor time of the process during each sample, all threads together
     canary_ns: tuple[int, ...] = ()  # a fixed small workload, timed in the same round
     discarded: str | None = None  # why this round does not count, if it does not
+
+
+def by_process(rounds: Sequence[Round]) -> dict[int, list[Round]]:
+    """The rounds of each fresh process, the processes in their order; no process is without a round."""
+    groups: dict[int, list[Round]] = {process: [] for process in sorted({r.process for r in rounds})}
+    for one in rounds:
+        groups[one.process].append(one)
+    return groups
 
 
 class ColdStart(Value):

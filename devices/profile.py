@@ -24,6 +24,7 @@ from devices.measurement import (
     Round,
     UsualSpeed,
     Verdict,
+    by_process,
 )
 from devices.model_ref import ModelRef
 from devices.speed import at_usual_speed, speed_of
@@ -88,8 +89,7 @@ def measure(request: MeasurementRequest, processes: ProcessRunner, machine: Mach
     rules = RULES[request.plan.level]
     before, counted_before = machine.read_conditions(), machine.read_throttle_count()
     started_ns = machine.clock.wall_ns()
-    reports, rounds = _run_processes(request, rules, processes, machine.clock)
-    usual_speed = _comparable_speed(request, reports[0])
+    reports, rounds, usual_speed = _run_processes(request, rules, processes, machine.clock)
     after, counted_after = machine.read_conditions(), machine.read_throttle_count()
     rounds = discard_preempted(rounds, request.runtime, min_samples=rules.min_samples)
     evidence = Evidence(
@@ -107,7 +107,14 @@ def measure(request: MeasurementRequest, processes: ProcessRunner, machine: Mach
     left_s = request.plan.max_duration_s - (machine.clock.wall_ns() - started_ns) / NS_PER_S
     layers, layer_notes = _profile_layers(request.plan, processes, left_s)
     return _assemble(
-        request, machine, evidence, reports=reports, rules=rules, layers=layers, notes=layer_notes
+        request,
+        machine,
+        evidence,
+        reports=reports,
+        usual_speed=usual_speed,
+        rules=rules,
+        layers=layers,
+        notes=layer_notes,
     )
 
 
@@ -140,6 +147,7 @@ def _assemble(
     evidence: Evidence,
     *,
     reports: Sequence[TimingReport],
+    usual_speed: UsualSpeed | None,
     rules: Rules,
     layers: LayerProfile | None,
     notes: Sequence[str],
@@ -159,7 +167,7 @@ def _assemble(
         rounds=tuple(evidence.rounds),
         before=evidence.before,
         after=evidence.after,
-        usual_speed=_comparable_speed(request, reports[0]),
+        usual_speed=usual_speed,
         estimate=evidence.estimate,
         verdict=Verdict(is_valid=not reasons, reasons=reasons),
         peak_memory_bytes=max(peaks, default=None),
@@ -170,13 +178,16 @@ def _assemble(
 
 def _run_processes(
     request: MeasurementRequest, rules: Rules, processes: ProcessRunner, clock: Clock
-) -> tuple[list[TimingReport], tuple[Round, ...]]:
-    """The reports of one process after the other, and all their rounds on one time line."""
+) -> tuple[list[TimingReport], tuple[Round, ...], UsualSpeed | None]:
+    """The reports of one process after the other, all their rounds on one time line, and the machine's usual
+    speed where they can be compared with it.
+    """
     reports: list[TimingReport] = []
     rounds: list[Round] = []
+    usual_speed: UsualSpeed | None = None
     started_ns, last_took_s = clock.wall_ns(), 0.0
     for process in range(rules.max_processes):
-        if process >= rules.processes and _is_accurate(rounds, rules, request, reports[0]):
+        if process >= rules.processes and _is_accurate(rounds, rules, request.runtime, usual_speed):
             break
         offset_ns = clock.wall_ns() - started_ns
         left_s = request.plan.max_duration_s - offset_ns / NS_PER_S
@@ -191,12 +202,14 @@ def _run_processes(
                 break  # what the earlier processes measured still counts
             raise
         last_took_s = (clock.wall_ns() - started_ns - offset_ns) / NS_PER_S
+        if not reports:
+            usual_speed = _comparable_speed(request, report)
         reports.append(report)
         rounds += [
             r.model_copy(update={"started_at_ns": r.started_at_ns + offset_ns, "process": process})
             for r in report.rounds
         ]
-    return reports, tuple(rounds)
+    return reports, tuple(rounds), usual_speed
 
 
 def _comparable_speed(request: MeasurementRequest, report: TimingReport) -> UsualSpeed | None:
@@ -207,13 +220,13 @@ def _comparable_speed(request: MeasurementRequest, report: TimingReport) -> Usua
 
 
 def _is_accurate(
-    rounds: Sequence[Round], rules: Rules, request: MeasurementRequest, report: TimingReport
+    rounds: Sequence[Round], rules: Rules, runtime: Runtime, usual_speed: UsualSpeed | None
 ) -> bool:
     if rules.target_error is None:
         return True
-    kept = discard_preempted(rounds, request.runtime, min_samples=rules.min_samples)
-    estimate = estimate_of(kept, rules, _comparable_speed(request, report))
-    share = median_occupancy(estimate, request.runtime)
+    kept = discard_preempted(rounds, runtime, min_samples=rules.min_samples)
+    estimate = estimate_of(kept, rules, usual_speed)
+    share = median_occupancy(estimate, runtime)
     if share is not None and share < rules.min_occupancy:
         return False
     return estimate.standard_error_ms <= rules.target_error * estimate.median_ms
@@ -258,13 +271,12 @@ def _standard_error_ns(counted: Sequence[Round]) -> float:
     their own they understate the error (threefold, on a shared virtual machine).
     """
     between_rounds = standard_error_of_median([r.samples_ns for r in counted])
-    by_process = [
-        list(chain.from_iterable(r.samples_ns for r in counted if r.process == process))
-        for process in sorted({r.process for r in counted})
+    of_processes = [
+        list(chain.from_iterable(r.samples_ns for r in own)) for own in by_process(counted).values()
     ]
-    if len(by_process) < MIN_PROCESSES_TO_COMPARE:
+    if len(of_processes) < MIN_PROCESSES_TO_COMPARE:
         return between_rounds
-    return max(between_rounds, standard_error_of_median(by_process))
+    return max(between_rounds, standard_error_of_median(of_processes))
 
 
 def _milliseconds(value_ns: int | None) -> float | None:

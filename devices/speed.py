@@ -13,16 +13,14 @@ from collections.abc import Callable, Sequence
 from itertools import chain
 
 from devices.engine import Clock
-from devices.measurement import Round, UsualSpeed
+from devices.measurement import Round, UsualSpeed, by_process
 from devices.statistics import median
 
 
 def process_canaries_ns(rounds: Sequence[Round]) -> list[float]:
     """The median canary time of each process, in the order of the processes."""
-    by_process: dict[int, list[int]] = {}
-    for one in rounds:
-        by_process.setdefault(one.process, []).extend(one.canary_ns)
-    return [median(times_ns) for _, times_ns in sorted(by_process.items()) if times_ns]
+    of_each = (list(chain.from_iterable(r.canary_ns for r in own)) for own in by_process(rounds).values())
+    return [median(times_ns) for times_ns in of_each if times_ns]
 
 
 def time_canary(canary: Callable[[], None], clock: Clock, *, runs: int) -> list[int]:
@@ -47,10 +45,7 @@ def at_usual_speed(rounds: Sequence[Round], usual: UsualSpeed) -> tuple[Round, .
     By process, because speed differs between processes as it drifts within one, and a process has enough
     canaries for a median. The canary times themselves stay.
     """
-    speeds = {
-        process: speed_of([r for r in rounds if r.process == process], usual)
-        for process in {r.process for r in rounds}
-    }
+    speeds = {process: speed_of(own, usual) for process, own in by_process(rounds).items()}
     return tuple(
         r.model_copy(
             update={

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from devices.levels import Rules
-from devices.measurement import Conditions, Estimate, Round
+from devices.measurement import Conditions, Estimate, Round, by_process
 from devices.statistics import median, spread
 from devices.target import Runtime
 from devices.timing import NS_PER_S
@@ -76,11 +76,11 @@ def covered_span_s(rounds: Sequence[Round]) -> float:
     """Time that the rounds cover: in each process from its first round's start to its last round's end, added
     up.
     """
-    total_ns = 0
-    for process in sorted({r.process for r in rounds}):
-        own = [r for r in rounds if r.process == process]
-        total_ns += own[-1].started_at_ns + sum(own[-1].samples_ns) - own[0].started_at_ns
-    return total_ns / NS_PER_S
+    spans_ns = (
+        own[-1].started_at_ns + sum(own[-1].samples_ns) - own[0].started_at_ns
+        for own in by_process(rounds).values()
+    )
+    return sum(spans_ns) / NS_PER_S
 
 
 def broken_rules(rules: Rules, evidence: Evidence) -> tuple[str, ...]:
@@ -149,8 +149,8 @@ def _process_reasons(rules: Rules, evidence: Evidence) -> list[str]:
     if rules.max_disagreement is None:
         return []
     medians = [
-        median(list(chain.from_iterable(r.samples_ns for r in evidence.counted if r.process == process)))
-        for process in sorted({r.process for r in evidence.counted})
+        median(list(chain.from_iterable(r.samples_ns for r in own)))
+        for own in by_process(evidence.counted).values()
     ]
     if len(medians) < rules.processes:
         return [f"one_process: {len(medians)} of {rules.processes} processes count; raise max_duration_s"]

@@ -1,8 +1,8 @@
-"""Pareto arithmetic on minimised points `(N, M)`: fronts, ranks, crowding distance, exact hypervolume.
+"""Pareto arithmetic on minimised points `(N, M)`: domination, fronts, exact hypervolume.
 
 A point dominates another if it is nowhere worse and somewhere better (Deb et al. 2002, DOI
 10.1109/4235.996017). Equal points do not dominate each other. NaN rule, everywhere: a point with a NaN is
-never on a front, is ranked behind all others, dominates nothing and adds no hypervolume.
+never on a front, is dominated by all others, dominates nothing and adds no hypervolume.
 """
 
 from __future__ import annotations
@@ -30,38 +30,6 @@ def front(points: ArrayLike) -> NDArray[np.intp]:
     p = _as_points(points)
     is_dominated = domination(p).any(axis=0)
     return np.flatnonzero(~is_dominated & ~_has_nan(p))
-
-
-def ranks(points: ArrayLike) -> NDArray[np.intp]:
-    """`(N,)`: 0 for the front, 1 for the front of the rest, and so on; points with a NaN share the last
-    rank.
-    """
-    dominates = domination(points)
-    rank = np.full(len(dominates), -1, dtype=np.intp)
-    level = 0
-    while (rank < 0).any():
-        open_rows = rank < 0
-        rank[open_rows & ~dominates[open_rows].any(axis=0)] = level
-        level += 1
-    return rank
-
-
-def crowding_distance(points: ArrayLike) -> NDArray[np.float64]:
-    """`(N,)`: room around each point of one front; infinite at the ends of every objective that varies.
-
-    The sum over objectives of the distance between a point's two neighbours, over the objective's range
-    (Deb et al. 2002, III-B). An objective in which all points agree adds nothing. No NaNs.
-    """
-    p = _as_points(points)
-    distance = np.zeros(len(p))
-    for column in p.T:
-        order = np.argsort(column, kind="stable")
-        low, high = column[order[[0, -1]]] if len(p) else (0.0, 0.0)
-        if low == high:
-            continue
-        distance[order[1:-1]] += (column[order[2:]] - column[order[:-2]]) / (high - low)
-        distance[(column == low) | (column == high)] = np.inf
-    return distance
 
 
 def hypervolume(points: ArrayLike, reference: ArrayLike) -> float:

@@ -14,7 +14,7 @@ from service.db import tables
 from service.db.clock import now_plus
 from service.dependencies import DatabaseDep, FleetAdmin, KeysAdmin, require
 from service.errors import NotFound, problem_responses
-from service.idempotency import IdempotentRoute
+from service.idempotency import IdempotentRoute, RequestKeyDep
 from service.ids import new_id
 from service.paging import PageDep, PageOf, paginate
 from service.security import Scope, mint
@@ -116,21 +116,21 @@ def issue_registration_token(
 
 @router.post("/api-keys", status_code=201, summary="Make an API key", responses=problem_responses(400, 409))
 def create_key(
-    caller: KeysAdmin, database: DatabaseDep, wanted: ApiKeyCreate, response: Response
+    caller: KeysAdmin, database: DatabaseDep, key: RequestKeyDep, wanted: ApiKeyCreate, response: Response
 ) -> ApiKeyCreated:
     """The answer shows the key, this once."""
     for scope in wanted.scopes:
         require(caller, scope)
     response.headers["Cache-Control"] = "no-store"
     with database.write() as session:
-        key, token = issue_key(
+        row, token = issue_key(
             session,
             project_id=caller.project_id,
             name=wanted.name,
             scopes=wanted.scopes,
             expires_in_s=wanted.expires_in_s,
         )
-    return ApiKeyCreated(**_view(key).model_dump(), token=token)
+        return key.answer(session, ApiKeyCreated(**_view(row).model_dump(), token=token))
 
 
 @router.get("/api-keys", summary="List API keys, newest first")
@@ -165,7 +165,11 @@ def revoke_key(caller: KeysAdmin, database: DatabaseDep, key_id: Annotated[str, 
     responses=problem_responses(400, 409),
 )
 def create_registration_token(
-    caller: FleetAdmin, database: DatabaseDep, wanted: RegistrationTokenCreate, response: Response
+    caller: FleetAdmin,
+    database: DatabaseDep,
+    key: RequestKeyDep,
+    wanted: RegistrationTokenCreate,
+    response: Response,
 ) -> RegistrationTokenCreated:
     """The answer shows the token, this once."""
     response.headers["Cache-Control"] = "no-store"
@@ -173,7 +177,8 @@ def create_registration_token(
         row, token = issue_registration_token(
             session, project_id=caller.project_id, expires_in_s=wanted.expires_in_s
         )
-    return RegistrationTokenCreated(id=row.id, token=token, expires_at=row.expires_at)
+        made = RegistrationTokenCreated(id=row.id, token=token, expires_at=row.expires_at)
+        return key.answer(session, made)
 
 
 def _view(key: tables.ApiKey) -> ApiKeyView:

@@ -2,11 +2,15 @@
 not done again.
 
 A router that uses `IdempotentRoute` has this for all its POSTs. The route's own dependency claims the key
-before the endpoint runs; the route stores the answer after it. Only answers of success are kept: an error had
-no effect (every endpoint is one transaction), so its key is released and the request may be sent again. A key
-belongs to a project and there to one API key, one path and one body: anything else under it is refused (422).
-A second request while the first is at work is refused too (409); a key whose request died with its process is
-free again after a minute.
+before the endpoint runs, in a transaction of its own: a second request while the first is at work is refused
+(409). The endpoint stores its answer with `key.answer(session, ...)` in the transaction of its effect, so
+that both are there or neither, whatever dies when. Where an endpoint has no effect (a query), or one that is
+harmless to repeat (bytes stored by their hash), it need not: the route then stores the answer after it.
+
+Only answers of success are kept: an error had no effect (every endpoint is one transaction), so its key is
+released and the request may be sent again. A key belongs to a project and there to one API key, one path and
+one body: anything else under it is refused (422). A key whose request died with its process is free again
+after a minute; should that request live after all, it finds its key taken and is rolled back.
 
 A streamed upload has no body to compare until it was read, so its route is a `StreamedIdempotentRoute`, and
 its endpoint says `await key.begin(sha256)` when the bytes are there and their hash is known. That costs a
@@ -21,12 +25,13 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-from collections.abc import Callable, Coroutine
-from typing import Annotated, Any
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Annotated, Any, TypeVar, cast
 
 from anyio import CancelScope
 from fastapi import Depends, Header, Request
 from fastapi.routing import APIRoute
+from pydantic import BaseModel
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
@@ -44,6 +49,7 @@ from service.security import Principal
 ABANDONED_S = 60.0  # a request at work for longer than this has died
 KEPT_HEADERS = ("content-type", "location")
 REPLAYED_HEADER = "Idempotency-Replayed"
+Answer = TypeVar("Answer", bound=BaseModel)
 
 KeyHeader = Annotated[
     str | None,
@@ -69,15 +75,29 @@ class RequestKey:
     """The idempotency key of one request; one without a key does nothing."""
 
     def __init__(
-        self, database: Database, *, caller: Principal, key: str | None, path: str, ttl_s: float
+        self,
+        database: Database,
+        *,
+        caller: Principal,
+        key: str | None,
+        path: str,
+        ttl_s: float,
+        status: int,
+        response: Response,
     ) -> None:
+        """`status` is that of a success, unless the endpoint sets another in `response`, where the framework
+        collects the headers of the answer.
+        """
         self._database = database
         self._project_id = caller.project_id
         self._key_id = caller.key_id
         self._key = key
         self._path = path
         self._ttl_s = ttl_s
+        self._status = status
+        self._response = response
         self._claimed_at: dt.datetime | None = None
+        self._is_answered = False
 
     async def begin(self, body_sha256: str) -> None:
         """Claim the key for a request with this body. Raises `Replay`, or `Invalid` or `Conflict` where it is
@@ -86,11 +106,26 @@ class RequestKey:
         if self._key is not None:
             await run_in_threadpool(self._claim, self._key, body_sha256)
 
-    async def keep(self, response: Response) -> None:
-        """Store the answer of the request that claimed the key."""
+    def answer(self, session: Session, answer: Answer) -> Answer:
+        """What the endpoint returns, stored in the transaction of its effect, as that one's last statement.
+
+        Headers that belong to the answer are set before. Raises `Conflict` where the key was taken over from
+        this request: the effect is the other one's.
+        """
         if self._claimed_at is not None:
+            body = answer.model_dump_json(by_alias=True).encode()
+            headers = {"content-type": "application/json", **self._response.headers}
+            status = self._response.status_code or self._status
+            if not self._store(session, status=status, headers=headers, body=body):
+                raise _still_at_work(self._key)
+            self._is_answered = True
+        return answer
+
+    async def keep(self, response: Response) -> None:
+        """Store the answer of the request that claimed the key, unless its endpoint did."""
+        if self._claimed_at is not None and not self._is_answered:
             with CancelScope(shield=True):
-                await run_in_threadpool(self._store, response)
+                await run_in_threadpool(self._store_alone, response)
 
     async def release(self) -> None:
         """Forget the claim: the request came to nothing."""
@@ -135,25 +170,28 @@ class RequestKey:
             .returning(IdempotencyKey.created_at)
         )
         if taken is None:
-            detail = (
-                f"the first request with the idempotency key {key!r} is still at work; ask again in a second"
-            )
-            raise Conflict("idempotency_in_progress", detail, headers={"Retry-After": "1"})
+            raise _still_at_work(key)
         return taken
 
-    def _store(self, response: Response) -> None:
-        is_secret = "no-store" in response.headers.get("cache-control", "")
-        headers = {name: response.headers[name] for name in KEPT_HEADERS if name in response.headers}
+    def _store_alone(self, response: Response) -> None:
         with self._database.write() as session:
-            session.execute(
-                update(IdempotencyKey)
-                .where(*self._is_mine())
-                .values(
-                    status=response.status_code,
-                    headers=headers,
-                    body=None if is_secret else bytes(response.body),
-                )
+            self._store(
+                session,
+                status=response.status_code,
+                headers=response.headers,
+                body=bytes(response.body),
             )
+
+    def _store(self, session: Session, *, status: int, headers: Mapping[str, str], body: bytes) -> bool:
+        """False where the key is no longer this request's."""
+        is_secret = "no-store" in headers.get("cache-control", "")
+        stored = {
+            "status": status,
+            "headers": {name: headers[name] for name in KEPT_HEADERS if name in headers},
+            "body": None if is_secret else body,
+        }
+        statement = update(IdempotencyKey).where(*self._is_mine()).values(stored)
+        return session.scalar(statement.returning(IdempotencyKey.key)) is not None
 
     def _forget(self) -> None:
         with self._database.write() as session:
@@ -170,6 +208,11 @@ def purge(session: Session, ttl_s: float, **only: str) -> None:
     session.execute(delete(IdempotencyKey).where(is_old).filter_by(**only))
 
 
+def _still_at_work(key: str | None) -> Conflict:
+    detail = f"the first request with the idempotency key {key!r} is still at work; ask again in a second"
+    return Conflict("idempotency_in_progress", detail, headers={"Retry-After": "1"})
+
+
 def _stored_answer(row: IdempotencyKey) -> Response:
     if row.body is None:
         detail = "the first answer held a secret, which is shown only once; revoke it and make another"
@@ -179,6 +222,7 @@ def _stored_answer(row: IdempotencyKey) -> Response:
 
 def _request_key(
     request: Request,
+    response: Response,
     services: ServicesDep,
     caller: Annotated[Principal, Depends(authenticated)],
     key: KeyHeader = None,
@@ -190,15 +234,17 @@ def _request_key(
         key=key,
         path=path,
         ttl_s=services.settings.idempotency_ttl_s,
+        status=cast(APIRoute, request.scope["route"]).status_code or 200,
+        response=response,
     )
     request.state.idempotency = made
     return made
 
 
-StreamedKey = Annotated[RequestKey, Depends(_request_key)]  # for endpoints of a StreamedIdempotentRoute
+RequestKeyDep = Annotated[RequestKey, Depends(_request_key)]
 
 
-async def _begin(request: Request, key: StreamedKey) -> None:
+async def _begin(request: Request, key: RequestKeyDep) -> None:
     await key.begin(hashlib.sha256(await request.body()).hexdigest())
 
 
@@ -235,7 +281,7 @@ class IdempotentRoute(APIRoute):
 
 
 class StreamedIdempotentRoute(IdempotentRoute):
-    """For endpoints that read their body as a stream: they take a `StreamedKey` and begin it themselves."""
+    """For endpoints that read their body as a stream: they take a `RequestKeyDep` and begin it themselves."""
 
     _claim = staticmethod(_request_key)
 

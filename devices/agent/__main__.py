@@ -204,9 +204,7 @@ def _common_flags() -> argparse.ArgumentParser:
         "--state-dir", type=Path, metavar="DIR", help="where the agent keeps its identity and results"
     )
     flags.add_argument("--engines", metavar="A,B", help="engines to use, default onnxruntime,openvino")
-    flags.add_argument(
-        "--device-key", metavar="NAME", help="name of this machine, default: its host name"
-    )
+    flags.add_argument("--device-key", metavar="NAME", help="name of this machine, default: its host name")
     flags.add_argument("--log-level", choices=["DEBUG", "INFO", "WARNING", "ERROR"])
     return common
 

@@ -62,6 +62,12 @@ class AtUsualSpeed:
         self._file = state_dir / FILE
         self._history: SpeedHistory | None = None
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether the usual speed is known for good: from now on measurements compare with each other."""
+        self._history = self._history or self._stored()
+        return len(self._history.canary_ns) >= FULL_HISTORY
+
     def __call__(
         self,
         request: MeasurementRequest,

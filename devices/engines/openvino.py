@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 
 import openvino as ov
 
@@ -77,7 +78,7 @@ class OpenVinoEngine:
     def __init__(self) -> None:
         self.clock = SystemClock()
         self.version = ov.__version__.split("-")[0]
-        self._core = ov.Core()
+        self._core = _core()
         self._devices = {str(device).lower(): str(device) for device in self._core.available_devices}
 
     def runtimes(self, thread_counts: Sequence[int]) -> Sequence[Runtime]:
@@ -150,6 +151,18 @@ class OpenVinoEngine:
             return OpenVinoSession(inputs, compiled)
         except (RuntimeError, MemoryError) as error:
             raise failure_of_load(error, self.version) from error
+
+
+@cache
+def _core() -> ov.Core:
+    """The one core of this process, which is never let go.
+
+    OpenVINO's CPU plugin gives the thread that loads it another signal stack, and when it is unloaded it puts
+    the former one back, in the belief that plugins go in the reverse order of their coming. Two cores that do
+    not leave the thread with a signal stack that is no longer mapped (2026.4), and the next signal kills the
+    process: Python's handlers run on that stack.
+    """
+    return ov.Core()
 
 
 def failure_of_load(error: Exception, version: str) -> ModelRejected | WorkFailed:

@@ -24,8 +24,9 @@ from devices.wire import (
 from service.dependencies import AgentCaller, FleetAdmin, Reader, RegistrationSecret, ServicesDep
 from service.errors import problem_responses
 from service.fleet import registration, service, work
+from service.fleet.onboarding import stored_reference_set
 from service.fleet.schemas import DeviceView, TargetState, TargetView
-from service.idempotency import IdempotentRoute
+from service.idempotency import IdempotentRoute, RequestKeyDep
 from service.jobs.schemas import JobView
 from service.paging import PageDep, PageOf
 
@@ -82,14 +83,16 @@ def get_target(caller: Reader, services: ServicesDep, target_id: TargetId) -> Ta
     responses=problem_responses(404, 409),
 )
 def onboard_again(
-    caller: FleetAdmin, services: ServicesDep, target_id: TargetId, response: Response
+    caller: FleetAdmin, services: ServicesDep, key: RequestKeyDep, target_id: TargetId, response: Response
 ) -> JobView:
     """Measure the reference set once more and adapt a fresh predictor. The live predictor answers
     meanwhile.
     """
-    job = service.onboard_again(services, caller.project_id, target_id)
-    response.headers["Location"] = f"/v1/jobs/{job.id}"
-    return job
+    reference_set = stored_reference_set(services.artifacts)
+    with services.database.write() as session:
+        job = service.onboard_again(session, caller.project_id, target_id, reference_set=reference_set)
+        response.headers["Location"] = f"/v1/jobs/{job.id}"
+        return key.answer(session, job)
 
 
 @_agents.post("/register", summary="Register an agent", status_code=201)

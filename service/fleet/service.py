@@ -14,7 +14,7 @@ from service.db import tables
 from service.dependencies import Services
 from service.errors import Conflict
 from service.fleet import repository
-from service.fleet.onboarding import onboard, stored_reference_set
+from service.fleet.onboarding import ReferenceEntry, onboard
 from service.fleet.repository import SeenAgent
 from service.fleet.schemas import AgentView, DeviceView, LivePredictor, TargetState, TargetView
 from service.jobs.schemas import JobView, job_view
@@ -55,23 +55,23 @@ def get_target(services: Services, project_id: str, target_id: str) -> TargetVie
         return _target_viewer(session, project_id, [row])(row)
 
 
-def onboard_again(services: Services, project_id: str, target_id: str) -> JobView:
+def onboard_again(
+    session: Session, project_id: str, target_id: str, *, reference_set: Sequence[ReferenceEntry]
+) -> JobView:
     """Measure the reference set once more and adapt a fresh predictor to it; the adapt job.
 
     Raises `NotFound`, or `Conflict` (onboarding_in_progress, target_retired).
     """
-    reference_set = stored_reference_set(services.artifacts)
-    with services.database.write() as session:
-        repository.lock_project(session, project_id)
-        target = repository.target(session, project_id, target_id)
-        if target.state == TargetState.RETIRED.value:
-            detail = f"target {target.key} is retired: {target.state_reason}; start an agent that offers it"
-            raise Conflict("target_retired", detail)
-        unfinished = repository.unfinished_jobs(session, target.id, [JobKind.ADAPT])
-        if unfinished:
-            detail = f"job {unfinished[0]} onboards target {target.key} already; wait for it, or cancel it"
-            raise Conflict("onboarding_in_progress", detail, job_id=unfinished[0])
-        return job_view(onboard(session, target, reference_set))
+    repository.lock_project(session, project_id)
+    target = repository.target(session, project_id, target_id)
+    if target.state == TargetState.RETIRED.value:
+        detail = f"target {target.key} is retired: {target.state_reason}; start an agent that offers it"
+        raise Conflict("target_retired", detail)
+    unfinished = repository.unfinished_jobs(session, target.id, [JobKind.ADAPT])
+    if unfinished:
+        detail = f"job {unfinished[0]} onboards target {target.key} already; wait for it, or cancel it"
+        raise Conflict("onboarding_in_progress", detail, job_id=unfinished[0])
+    return job_view(onboard(session, target, reference_set))
 
 
 def _device_viewer(

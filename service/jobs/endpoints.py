@@ -14,7 +14,7 @@ from service.db import tables
 from service.db.session import Database
 from service.dependencies import Caller, DatabaseDep, Reader, require
 from service.errors import problem_responses
-from service.idempotency import IdempotentRoute
+from service.idempotency import IdempotentRoute, RequestKeyDep
 from service.jobs import queue, repository
 from service.jobs.schemas import JobEvents, JobEventView, JobView, event_view, job_view
 from service.jobs.states import JobKind, JobState
@@ -62,7 +62,7 @@ def get_job(caller: Reader, database: DatabaseDep, job_id: JobId) -> JobView:
 @router.post(
     "/{job_id}/cancel", summary="Cancel a job and its children", responses=problem_responses(404, 409)
 )
-def cancel_job(caller: Caller, database: DatabaseDep, job_id: JobId) -> JobView:
+def cancel_job(caller: Caller, database: DatabaseDep, key: RequestKeyDep, job_id: JobId) -> JobView:
     """A queued job is cancelled at once, one at work as soon as its holder hears of it; one that has ended
     stays as it is.
 
@@ -71,7 +71,8 @@ def cancel_job(caller: Caller, database: DatabaseDep, job_id: JobId) -> JobView:
     with database.write() as session:
         job = repository.get_job(session, caller.project_id, job_id)
         require(caller, Scope.SEARCH if job.kind == JobKind.SEARCH else Scope.MEASURE)
-        return job_view(queue.cancel(session, project_id=caller.project_id, job_id=job_id))
+        cancelled = queue.cancel(session, project_id=caller.project_id, job_id=job_id)
+        return key.answer(session, job_view(cancelled))
 
 
 @router.get("/{job_id}/events", summary="A job's history, by pages", responses=problem_responses(404))

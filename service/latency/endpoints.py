@@ -9,9 +9,9 @@ from fastapi.responses import FileResponse
 from starlette.concurrency import run_in_threadpool
 
 from devices.measurement import Measurement
-from service.dependencies import Measurer, ModelWriter, Reader, ServicesDep
+from service.dependencies import DatabaseDep, Measurer, ModelWriter, Reader, ServicesDep
 from service.errors import problem_responses
-from service.idempotency import IdempotentRoute, StreamedIdempotentRoute, StreamedKey
+from service.idempotency import IdempotentRoute, RequestKeyDep, StreamedIdempotentRoute
 from service.jobs.schemas import JobView
 from service.latency import queries, service
 from service.latency.schemas import (
@@ -22,9 +22,9 @@ from service.latency.schemas import (
     ModelName,
     ModelView,
     Origin,
-    TargetName,
 )
 from service.paging import PageDep, PageOf
+from service.targets import OnTarget
 
 _UNLIMITED_BYTES = 1 << 62  # the framework's own limit; the setting's is kept while the bytes come
 _BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
@@ -79,7 +79,7 @@ _latency = APIRouter(
 async def upload_model(
     caller: ModelWriter,
     services: ServicesDep,
-    key: StreamedKey,
+    key: RequestKeyDep,
     request: Request,
     response: Response,
     name: NewName = "",
@@ -145,12 +145,13 @@ def query_latency(caller: Reader, services: ServicesDep, query: LatencyQuery) ->
     "/measurements", summary="Order a measurement", status_code=202, responses=problem_responses(400, 409)
 )
 def order_measurement(
-    caller: Measurer, services: ServicesDep, wanted: MeasurementCreate, response: Response
+    caller: Measurer, database: DatabaseDep, key: RequestKeyDep, wanted: MeasurementCreate, response: Response
 ) -> JobView:
     """The device measures when its turn comes; the job's result names the measurement."""
-    job = service.order_measurement(services, caller.project_id, wanted)
-    response.headers["Location"] = f"/v1/jobs/{job.id}"
-    return job
+    with database.write() as session:
+        job = service.order_measurement(session, caller.project_id, wanted)
+        response.headers["Location"] = f"/v1/jobs/{job.id}"
+        return key.answer(session, job)
 
 
 @_latency.get("/measurements", summary="List measurements, newest first")
@@ -158,7 +159,7 @@ def list_measurements(
     caller: Reader,
     services: ServicesDep,
     page: PageDep,
-    target: Annotated[TargetName | None, Query(description="only on this target: its id or key")] = None,
+    target: OnTarget = None,
     model: Annotated[ModelName | None, Query(description="only of this model: its id or SHA-256")] = None,
     job_id: Annotated[str | None, Query(max_length=40, description="only the one that this job made")] = None,
 ) -> PageOf[MeasurementView]:

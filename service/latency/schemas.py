@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 
 from devices.measurement import Level
 from devices.model_ref import InputSpec, Size
+from service.targets import TargetName
 
 MAX_QUERY_MODELS = 100
 MAX_QUERY_TARGETS = 100
@@ -22,11 +23,6 @@ ModelName = Annotated[
     str,
     StringConstraints(pattern=r"^[A-Za-z0-9_]{1,80}$"),
     Field(description="A model's id, or the SHA-256 of its bytes.", examples=["mdl_01k9m2x7wq4v"]),
-]
-TargetName = Annotated[
-    str,
-    StringConstraints(pattern=r"^[A-Za-z0-9._/-]{1,200}$"),
-    Field(description="A target's id or its key.", examples=["rpi5-8gb/onnxruntime-1.31/cpu/t4"]),
 ]
 InputName = Annotated[str, StringConstraints(min_length=1, max_length=500)]
 InputShapes = Annotated[

@@ -26,6 +26,7 @@ from service.latency.schemas import MeasurementCreate, MeasurementView, ModelVie
 from service.measurements import decompressed
 from service.paging import PageOf, PageRequest
 from service.profiling import submit_profile
+from service.targets import find_target
 
 _DIGEST = re.compile(r"\s*sha-256=:([A-Za-z0-9+/=]+):\s*")
 
@@ -126,20 +127,18 @@ def model_file(services: Services, project_id: str, name: str) -> tuple[Path, st
     return services.artifacts.path(row.sha256), f"{row.id}.onnx"
 
 
-def order_measurement(services: Services, project_id: str, wanted: MeasurementCreate) -> JobView:
+def order_measurement(session: Session, project_id: str, wanted: MeasurementCreate) -> JobView:
     """Queue one measurement; its job.
 
     Raises `NotFound`, `Invalid` for sizes that are missing or wrong, and `Conflict` (target_retired).
     """
-    with services.database.write() as session:
-        model = models.get_model(session, project_id, wanted.model)
-        target = repository.targets_by_name(session, project_id, [wanted.target])[wanted.target]
-        shapes = resolved_shapes(model, wanted.input_shapes, where="input_shapes")
-        if target.state == "retired":
-            raise Conflict("target_retired", f"target {target.key} is retired: {target.state_reason}")
-        plan = MeasurementPlan(level=wanted.level, with_layers=wanted.with_layers)
-        job = submit_profile(session, target=target, model=model, input_shapes=shapes, plan=plan)
-        return job_view(job)
+    model = models.get_model(session, project_id, wanted.model)
+    target = find_target(session, project_id, wanted.target)
+    shapes = resolved_shapes(model, wanted.input_shapes, where="input_shapes")
+    if target.state == "retired":
+        raise Conflict("target_retired", f"target {target.key} is retired: {target.state_reason}")
+    plan = MeasurementPlan(level=wanted.level, with_layers=wanted.with_layers)
+    return job_view(submit_profile(session, target=target, model=model, input_shapes=shapes, plan=plan))
 
 
 def list_measurements(
@@ -157,7 +156,7 @@ def list_measurements(
     with services.database.read() as session:
         target_id = model_id = None
         if target is not None:
-            target_id = repository.targets_by_name(session, project_id, [target])[target].id
+            target_id = find_target(session, project_id, target).id
         if model is not None:
             model_id = models.get_model(session, project_id, model).id
         rows = repository.measurements(

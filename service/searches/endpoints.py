@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import APIRouter, Path, Response
 
-from service.dependencies import Reader, Searcher, ServicesDep
+from service.dependencies import DatabaseDep, Reader, Searcher, ServicesDep
 from service.errors import problem_responses
-from service.idempotency import IdempotentRoute
+from service.idempotency import IdempotentRoute, RequestKeyDep
 from service.paging import PageDep, PageOf
 from service.searches import service
-from service.searches.schemas import FrontView, SearchCreate, SearchView, TargetName, TrialView
+from service.searches.schemas import FrontView, SearchCreate, SearchView, TrialView
+from service.targets import OnTarget
 
 router = APIRouter(
     prefix="/v1/searches",
@@ -24,20 +25,18 @@ SearchId = Annotated[str, Path(max_length=40, description="a search's id")]
 
 @router.post("", summary="Start a search", status_code=202, responses=problem_responses(400, 409))
 def submit_search(
-    caller: Searcher, services: ServicesDep, wanted: SearchCreate, response: Response
+    caller: Searcher, database: DatabaseDep, key: RequestKeyDep, wanted: SearchCreate, response: Response
 ) -> SearchView:
     """The search is a job; the target's device measures the front that it finds. The target must be ready."""
-    search = service.submit_search(services, caller.project_id, wanted)
-    response.headers["Location"] = f"/v1/searches/{search.id}"
-    return search
+    with database.write() as session:
+        search = service.submit_search(session, caller.project_id, wanted)
+        response.headers["Location"] = f"/v1/searches/{search.id}"
+        return key.answer(session, search)
 
 
 @router.get("", summary="List searches, newest first")
 def list_searches(
-    caller: Reader,
-    services: ServicesDep,
-    page: PageDep,
-    target: Annotated[TargetName | None, Query(description="only on this target: its id or key")] = None,
+    caller: Reader, services: ServicesDep, page: PageDep, target: OnTarget = None
 ) -> PageOf[SearchView]:
     """Searches of the caller's project, each with its job."""
     return service.list_searches(services, caller.project_id, page, target=target)

@@ -14,15 +14,6 @@ from service.errors import NotFound
 from service.paging import PageRequest, Rows, paginate
 
 
-def target(session: Session, project_id: str, name: str) -> tables.Target:
-    """By id or key. Raises `NotFound`."""
-    is_named = or_(tables.Target.id == name, tables.Target.key == name)
-    row = session.scalar(select(tables.Target).where(tables.Target.project_id == project_id, is_named))
-    if row is None:
-        raise NotFound("target", name)
-    return row
-
-
 def search(session: Session, project_id: str, search_id: str) -> tables.Search:
     """Raises `NotFound`."""
     row = session.scalar(

@@ -15,13 +15,13 @@ from search.strategies.registry import STRATEGIES
 from search.trial import TrialState
 from search.verification import VerificationSummary
 from service.jobs.schemas import JobView
+from service.targets import TargetName
 
 
 def _one_of(names: Iterable[str]) -> dict[str, JsonValue]:
     return {"enum": list[JsonValue](sorted(names))}
 
 
-TargetName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._/-]{1,200}$")]
 SearchName = Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
 ObjectiveName = Annotated[str, Field(json_schema_extra=_one_of(OBJECTIVES))]
 

@@ -19,40 +19,38 @@ from service.jobs.states import JobKind
 from service.paging import PageOf, PageRequest
 from service.searches import repository
 from service.searches.schemas import FrontView, SearchCreate, SearchView, TrialView
+from service.targets import find_target
 
 
-def submit_search(services: Services, project_id: str, wanted: SearchCreate) -> SearchView:
-    """Store a search and queue its job, in one transaction. Raises `NotFound`, `Conflict`
-    (target_not_ready).
-    """
-    with services.database.write() as session:
-        target = repository.target(session, project_id, wanted.target)
-        if target.state != "ready" or target.live_predictor_id is None:
-            reason = target.state_reason or "it has no predictor"
-            detail = f"target {target.key} is {target.state}: {reason}; a search needs a target that is ready"
-            raise Conflict("target_not_ready", detail)
-        search_id = new_id("sea")
-        job = queue.submit(
-            session,
-            project_id=project_id,
-            kind=JobKind.SEARCH,
-            payload={"search_id": search_id},
-            target_id=target.id,
-        )
-        row = tables.Search(
-            id=search_id,
-            project_id=project_id,
-            name=wanted.name,
-            target_id=target.id,
-            job_id=job.id,
-            request=wanted.request.model_dump(mode="json"),
-            pinned_predictor_id=None,
-            checkpoint_sha256=None,
-            summary=None,
-        )
-        session.add(row)
-        session.flush()
-        return _search_viewer(session, project_id, [row])(row)
+def submit_search(session: Session, project_id: str, wanted: SearchCreate) -> SearchView:
+    """Store a search and queue its job. Raises `NotFound`, `Conflict` (target_not_ready)."""
+    target = find_target(session, project_id, wanted.target)
+    if target.state != "ready" or target.live_predictor_id is None:
+        reason = target.state_reason or "it has no predictor"
+        detail = f"target {target.key} is {target.state}: {reason}; a search needs a target that is ready"
+        raise Conflict("target_not_ready", detail)
+    search_id = new_id("sea")
+    job = queue.submit(
+        session,
+        project_id=project_id,
+        kind=JobKind.SEARCH,
+        payload={"search_id": search_id},
+        target_id=target.id,
+    )
+    row = tables.Search(
+        id=search_id,
+        project_id=project_id,
+        name=wanted.name,
+        target_id=target.id,
+        job_id=job.id,
+        request=wanted.request.model_dump(mode="json"),
+        pinned_predictor_id=None,
+        checkpoint_sha256=None,
+        summary=None,
+    )
+    session.add(row)
+    session.flush()
+    return _search_viewer(session, project_id, [row])(row)
 
 
 def list_searches(
@@ -60,7 +58,7 @@ def list_searches(
 ) -> PageOf[SearchView]:
     """Newest first. `target` is an id or key. Raises `NotFound` for an unknown one."""
     with services.database.read() as session:
-        target_id = None if target is None else repository.target(session, project_id, target).id
+        target_id = None if target is None else find_target(session, project_id, target).id
         rows = repository.searches(session, project_id, page, target_id=target_id)
         return rows.shown(_search_viewer(session, project_id, rows.rows))
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from onnx import TensorProto
@@ -79,6 +82,20 @@ def test_text_is_refused() -> None:
 def test_declared_axes_stay_dynamic_after_sizes_are_compiled_in() -> None:
     session = OpenVinoEngine().load(onnx_models.two_layers(), CPU, {"x": (2, 8)})
     assert session.inputs[0].shape == (None, 8)
+
+
+def test_signals_arrive_after_engines_came_and_went() -> None:
+    """The runtime changes the signal stack of the thread that loads it; it must never be one that is gone."""
+    program = (
+        "import os, signal; from devices.engines.openvino import OpenVinoEngine\n"
+        "first = OpenVinoEngine(); second = OpenVinoEngine(); del first; del second\n"
+        "signal.signal(signal.SIGINT, lambda *_: print('arrived'))\n"
+        "os.kill(os.getpid(), signal.SIGINT)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "arrived\n"), done.stderr
 
 
 def test_want_of_memory_is_told_apart() -> None:

@@ -41,6 +41,9 @@ def test_every_image_has_a_dockerfile_whose_sources_exist(name: str) -> None:
     assert any(line.startswith("USER ") and line != "USER root" for line in lines), (
         "an image must not run as root"
     )
+    installs = [line for line in lines if "pip install" in line]
+    assert installs
+    assert all("-c constraints.txt" in line for line in installs), "the versions that were tested"
     for line in lines:
         if line.startswith("COPY "):
             for source in line.split()[1:-1]:

@@ -31,14 +31,6 @@ BOXED = hnp.arrays(
 def test_nine_points_by_hand() -> None:
     points = [[1, 9], [2, 5], [3, 6], [4, 4], [4, 4], [5, 3], [6, 3], [9, 1], [9, 9]]
     assert pareto.front(points).tolist() == [0, 1, 3, 4, 5, 7]  # equal points are both on the front
-    assert pareto.ranks(points).tolist() == [0, 0, 1, 0, 0, 0, 1, 0, 2]
-
-
-def test_crowding_distance_by_hand() -> None:
-    points = [[0.0, 10.0], [2.0, 6.0], [4.0, 5.0], [10.0, 0.0]]
-    # of the second: (4 - 0) / 10 + (10 - 5) / 10; of the third: (10 - 2) / 10 + (6 - 0) / 10
-    np.testing.assert_allclose(pareto.crowding_distance(points), [INF, 0.9, 1.4, INF])
-    assert pareto.crowding_distance([[1.0, 1.0], [1.0, 1.0]]).tolist() == [0.0, 0.0]
 
 
 @pytest.mark.parametrize(
@@ -81,7 +73,6 @@ def test_order_of_points_does_not_matter(points: np.ndarray, random) -> None:
     random.shuffle(order)
     shuffled = points[order]
     assert {order[i] for i in pareto.front(shuffled)} == set(pareto.front(points).tolist())
-    assert pareto.ranks(shuffled).tolist() == pareto.ranks(points)[order].tolist()
     bound = np.full(points.shape[1], 6.0)
     finite = points[np.isfinite(points).all(axis=1)]
     again = shuffled[np.isfinite(shuffled).all(axis=1)]
@@ -93,18 +84,9 @@ def test_points_with_a_nan_come_last_and_change_nothing(points: np.ndarray) -> N
     has_nan = np.isnan(points).any(axis=1)
     kept = np.flatnonzero(~has_nan)
     assert pareto.front(points).tolist() == kept[pareto.front(points[kept])].tolist()
-    ranks = pareto.ranks(points)
-    assert ranks[kept].tolist() == pareto.ranks(points[kept]).tolist()
-    if has_nan.any() and len(kept):
-        assert (ranks[has_nan] == ranks[kept].max() + 1).all()
-
-
-@given(POINTS)
-def test_ranks_peel_fronts_one_by_one(points: np.ndarray) -> None:
-    ranks = pareto.ranks(points)
-    for rank in range(ranks.max() + 1 if len(ranks) else 0):
-        left = np.flatnonzero(ranks >= rank)
-        assert left[pareto.front(points[left])].tolist() == np.flatnonzero(ranks == rank).tolist()
+    dominates = pareto.domination(points)
+    assert dominates[np.ix_(kept, has_nan)].all()
+    assert not dominates[has_nan].any()
 
 
 @given(BOXED)

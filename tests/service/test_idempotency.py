@@ -20,7 +20,7 @@ from service.db.clock import now_plus
 from service.db.tables import IdempotencyKey, Project
 from service.dependencies import ArtifactsDep, Services, caller_with
 from service.errors import Conflict
-from service.idempotency import IdempotentRoute, StreamedIdempotentRoute, StreamedKey
+from service.idempotency import IdempotentRoute, RequestKeyDep, StreamedIdempotentRoute
 from service.security import Principal, Scope
 
 KEY = {"Idempotency-Key": "once"}
@@ -52,7 +52,7 @@ class Shop:
         self.done.append(f"{order.what} for {caller.project_id}")
         return Done(number=len(self.done), what=order.what)
 
-    async def _upload(self, request: Request, store: ArtifactsDep, key: StreamedKey) -> Done:
+    async def _upload(self, request: Request, store: ArtifactsDep, key: RequestKeyDep) -> Done:
         async with store.receive(request.stream(), max_bytes=1 << 30) as incoming:
             sha256 = incoming.stored.sha256
             await key.begin(sha256)
