@@ -15,7 +15,7 @@ install = $(PIP) install -c constraints.txt $(1) || { echo "The installation did
 PLACE := $(BIN)/python -c 'import sys; print(sys.prefix, sys.version_info[:2])'
 IS_SOUND := $(shell $(PLACE) 2>/dev/null | cmp -s - $(VENV)/made 2>/dev/null && echo yes)
 
-.PHONY: help demo test check lint types imports repeatability zoo clean
+.PHONY: few-shot help demo test check lint types imports repeatability zoo clean
 ifneq ($(IS_SOUND),yes)
 .PHONY: $(VENV)/made
 endif
@@ -63,6 +63,11 @@ repeatability: $(VENV)/installed-test ## Measure how repeatable a measurement is
 zoo: $(VENV)/installed ## Prediction error over a folder of ONNX models (MODELS=folder)
 	@$(if $(MODELS),,$(error name a folder of ONNX files: make zoo MODELS=folder))
 	@$(BIN)/laptime-predictor evaluate --models '$(MODELS)'
+
+few-shot: $(VENV)/installed ## The few-shot tables of docs/benchmarks.md (LAPTIME_DATA=folder; counts all networks first, some minutes)
+	@$(BIN)/laptime-predictor bench --task help-nb201,help-fbnet,help-ofa,FD,F1,F2,F3,F4,FA,ND --samples 20
+	@$(BIN)/laptime-predictor bench --task help-nb201,help-fbnet,help-ofa,FD,F1,F2,F3,F4,FA,ND --samples 20 --methods laptime --selection active
+	@$(BIN)/laptime-predictor nas
 
 clean: ## Remove the environment and caches, not your data in .laptime
 	@rm -rf $(VENV) build devices/build *.egg-info devices/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,11 +1,13 @@
-"""`laptime-predictor`: look at a graph, and check predictions against measurements on this machine."""
+"""`laptime-predictor`: look at a graph, check predictions against measurements on this machine, and run the
+published few-shot tasks.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,6 +16,8 @@ from devices.errors import DevicesError, EngineUnavailable
 from devices.hardware import read_device
 from devices.measurement import Level
 from devices.target import Runtime
+from predictor.benchmarks import command as benchmarks
+from predictor.benchmarks import help_command, study
 from predictor.errors import PredictorError
 from predictor.evaluate import AccuracyCard
 from predictor.graph import ModelGraph, Operator
@@ -27,9 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status."""
     parsed = _parser().parse_args(arguments)
     try:
-        if parsed.command == "graph":
-            return _graph(parsed)
-        return _evaluate(parsed)
+        return _HANDLERS[parsed.command](parsed)
     except (PredictorError, DevicesError, OSError) as error:
         print(f"laptime-predictor: {error}", file=sys.stderr)
         return 1
@@ -61,6 +63,9 @@ def _parser() -> argparse.ArgumentParser:
         "--cache", type=Path, metavar="FILE", help="JSON lines of measurements, to resume from"
     )
     evaluate.add_argument("--json", action="store_true", help="machine-readable output")
+    benchmarks.add_commands(commands)
+    help_command.add_commands(commands)
+    study.add_commands(commands)
     return parser
 
 
@@ -196,6 +201,14 @@ def _print_card(title: str, card: AccuracyCard) -> None:
     for family, accuracy in card.by_family.items():
         print(f"    {family:12} {accuracy.sample_count:3} models, mean error {accuracy.mape:.1%}")
 
+
+_HANDLERS: Mapping[str, Callable[[argparse.Namespace], int]] = {
+    "graph": _graph,
+    "evaluate": _evaluate,
+    **benchmarks.HANDLERS,
+    **help_command.HANDLERS,
+    **study.HANDLERS,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

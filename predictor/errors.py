@@ -3,7 +3,8 @@
 PredictorError
 ├── GraphRejected       this ONNX file cannot become a graph; `code` says why, the message names what in it
 ├── CheckpointRejected  these bytes are no checkpoint that this version can read
-└── AdaptationRejected  these observations cannot adapt a predictor
+├── AdaptationRejected  these observations cannot adapt a predictor
+└── GenomeRejected      this row of integers is no architecture of its space
 """
 
 from __future__ import annotations
@@ -45,3 +46,7 @@ class CheckpointRejected(PredictorError):
 
 class AdaptationRejected(PredictorError):
     """These observations cannot adapt a predictor: none, of another target, or not positive."""
+
+
+class GenomeRejected(PredictorError):
+    """This row of integers is no architecture of its space; the message names position, value and bounds."""

@@ -28,6 +28,11 @@ _INFERENCE_ERRORS = (
 )  # fmt: skip - what onnx's C++ inference raises on contradictory nodes; nothing of ours runs inside that try
 
 
+_MAX_REMEMBERED = 4096
+_MAX_REMEMBERED_ELEMENTS = 64  # of a value that decides about a shape
+_remembered: dict[tuple[object, ...], tuple[Typed, ...]] = {}  # what inference said, by its question
+
+
 @dataclass(frozen=True, slots=True)
 class OutputTypes:
     """Dtype and shape of each output; `is_bound`: the sizes are the largest possible, the true ones
@@ -57,7 +62,7 @@ def output_types(
     standin = STANDINS.get(full_kind)
     if standin is not None:
         return OutputTypes(_by_standin(node, standin, inputs, attributes, opsets))
-    typed = _inferred(node, inputs, opsets)
+    typed = _inferred(node, inputs, attributes, opsets)
     if typed is not None:
         return OutputTypes(typed)
     bound = _by_rule(node, bounded_outputs, inputs, attributes)
@@ -79,9 +84,52 @@ def _schema(kind: str, version: int, domain: str) -> defs.OpSchema | None:
 
 
 def _inferred(
+    node: onnx.NodeProto,
+    inputs: Sequence[Slot | None],
+    attributes: Mapping[str, AttributeValue],
+    opsets: Mapping[str, int],
+) -> Sequence[Typed] | None:
+    """onnx's inference of one node; None where it leaves a size open. Asked once for nodes that are alike:
+    networks repeat their blocks, and searches their networks.
+    """
+    question = _question(node, inputs, attributes, opsets)
+    if question is None:
+        return _asked(node, inputs, opsets)
+    known = _remembered.get(question)
+    if known is not None:
+        return known
+    typed = _asked(node, inputs, opsets)
+    if typed is not None:
+        if len(_remembered) >= _MAX_REMEMBERED:
+            _remembered.clear()
+        _remembered[question] = tuple(typed)
+    return typed
+
+
+def _question(
+    node: onnx.NodeProto,
+    inputs: Sequence[Slot | None],
+    attributes: Mapping[str, AttributeValue],
+    opsets: Mapping[str, int],
+) -> tuple[object, ...] | None:
+    """All that inference looks at; None where that is not small and plain."""
+    if len(attributes) != len(node.attribute):
+        return None  # a tensor or a graph is among them
+    asked: list[object] = [node.op_type, node.domain, *opsets.items(), len(node.attribute)]
+    asked += [(attribute.name, attribute.type, attributes[attribute.name]) for attribute in node.attribute]
+    asked.append(tuple(bool(name) for name in node.output))
+    for slot in inputs:
+        value = None if slot is None else slot.value
+        if value is not None and value.size > _MAX_REMEMBERED_ELEMENTS:
+            return None
+        known = None if value is None else value.tobytes()
+        asked.append(None if slot is None else (slot.dtype, slot.shape, known))
+    return tuple(asked)
+
+
+def _asked(
     node: onnx.NodeProto, inputs: Sequence[Slot | None], opsets: Mapping[str, int]
 ) -> list[Typed] | None:
-    """onnx's inference of one node; None where it leaves a size open."""
     domain = domain_of(node)
     version = opsets.get(domain)
     if version is None:
@@ -156,7 +204,7 @@ def _by_standin(
     known = {name: value for name, value in attributes.items() if name in schema.attributes and value != ()}
     plain = helper.make_node(standin.kind, [slot.name for slot in slots], ["output"])
     plain.attribute.extend(helper.make_attribute(name, value) for name, value in known.items())
-    typed = _inferred(plain, slots, {"": version})
+    typed = _asked(plain, slots, {"": version})
     if typed is None:
         raise _does_not_fit(node, inputs, "its output has no size")
     source = inputs[standin.dtype_from] if 0 <= standin.dtype_from < len(inputs) else None

@@ -204,7 +204,7 @@ def _line(trial: Trial) -> str:
     if trial.failure is not None:
         return f"trial {trial.number:4d}  failed: {trial.failure}"
     return (
-        f"trial {trial.number:4d}  accuracy {trial.accuracy:.4f} (test {_share(trial.test_accuracy)})  "
+        f"trial {trial.number:4d}  accuracy {_share(trial.accuracy)} (test {_share(trial.test_accuracy)})  "
         f"{trial.predicted_ms:.3f} ms [{trial.predicted_lower_ms:.3f}, {trial.predicted_upper_ms:.3f}]  "
         f"{trial.size_bytes} bytes  {trial.genome.to_json()}"
     )

@@ -34,6 +34,7 @@ from search.genome import Genome
 from search.objectives import ACCURACY, LATENCY_MS, SIZE_BYTES, check_objectives, points_of
 from search.scoring import ScoredGenome, Scorer
 from search.space import SearchSpace
+from search.spaces.registry import check_offered
 from search.strategies.registry import STRATEGIES
 from search.strategy import Strategy, StrategyDump, StrategySettings
 from search.trial import Trial, TrialState
@@ -71,6 +72,7 @@ class SearchRequest(Value):
         if self.strategy not in STRATEGIES:
             raise ValueError(f"strategy must be one of {sorted(STRATEGIES)}, got {self.strategy!r}")
         check_objectives(self.objectives)
+        check_offered(self.space, self.objectives)
         return self
 
 
@@ -145,7 +147,7 @@ def advance(state: SearchState, scorer: Scorer, *, max_trials: int | None = None
 
     How finely a search is cut changes nothing but how much a kill loses. When the last trial is scored, or
     no new genome is found, the phase becomes `verifying`. Raises `StateRejected` in another phase, or with
-    another scorer than before.
+    another scorer than before, and `RequestRejected` where the scorer cannot tell an objective.
     """
     _check_scorer(state, scorer)
     if max_trials is not None and max_trials < 1:
@@ -229,6 +231,7 @@ def _check_scorer(state: SearchState, scorer: Scorer) -> None:
             f"the search was scored by {state.scorer_key!r} so far, this scorer is {scorer.key!r}: scores "
             "of two must not be mixed; use the same predictor checkpoint, or start another search"
         )
+    scorer.check(state.request.objectives)
 
 
 def _strategy(state: SearchState, space: SearchSpace) -> Strategy:
@@ -310,7 +313,7 @@ def _scores(request: SearchRequest, scored: ScoredGenome) -> dict[str, object]:
         "accuracy": scored.objectives.get(ACCURACY),
         "test_accuracy": scored.test_accuracy,
         "input_shapes": dict(scored.input_shapes),
-        "size_bytes": len(scored.model),
+        "size_bytes": round(scored.objectives[SIZE_BYTES]),
     }
 
 

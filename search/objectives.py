@@ -34,7 +34,7 @@ OBJECTIVES: dict[str, Objective] = {
     for objective in (
         Objective(ACCURACY, "maximize", "share of validation samples classified rightly, in [0, 1]"),
         Objective(LATENCY_MS, "minimize", "median latency on the target in milliseconds"),
-        Objective(SIZE_BYTES, "minimize", "bytes of the ONNX file"),
+        Objective(SIZE_BYTES, "minimize", "bytes of the ONNX file with all weights"),
     )
 }
 

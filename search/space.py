@@ -52,10 +52,15 @@ class SearchSpace(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class BuiltModel:
-    """An executable ONNX model with the complete shape of each input."""
+    """An executable ONNX model with the complete shape of each input.
+
+    `stores_all_weights` is False where the file holds a part of each large weight, to be repeated when it is
+    loaded: such a file is much smaller than the network.
+    """
 
     model: bytes
     input_shapes: Mapping[str, tuple[int, ...]]
+    stores_all_weights: bool = True
 
 
 class Builder(Protocol):

@@ -15,6 +15,7 @@ from service.searches.schemas import FrontView, SearchView, TrialView
 from service.terminal import table
 
 NOTHING = "–"
+MAX_NAMED_CHOICES = 8  # of a genome in a table
 
 
 def answers_table(model_name: str, answers: Sequence[Answer]) -> Table:
@@ -173,12 +174,16 @@ def front_summary(front: FrontView) -> str:
 
 def architecture_of(trial: TrialView) -> str:
     """What the genome chose beside the precision, short enough for a table: `3 stages, 16 px, width 24,
-    separable 3-5-5`. Choices without words of their own are shown as `name=option`.
+    separable 3-5-5`. Choices without words of their own are shown as `name=option`, and many of them as
+    options alone, in the order of their names.
     """
     genome = trial.genome
     depth = genome.get("depth")
     if not isinstance(depth, int) or not {"growth", "resolution", "width"} <= genome.keys():
-        return " ".join(f"{name}={option}" for name, option in sorted(genome.items()) if name != "precision")
+        others = {name: option for name, option in sorted(genome.items()) if name != "precision"}
+        if len(others) > MAX_NAMED_CHOICES:
+            return " ".join(map(str, others.values()))
+        return " ".join(f"{name}={option}" for name, option in others.items())
     stages = [(genome.get(f"stage{i}.block"), genome.get(f"stage{i}.kernel")) for i in range(1, depth + 1)]
     blocks = [
         f"{block} {'-'.join(str(kernel) for _, kernel in alike)}"

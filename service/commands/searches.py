@@ -27,7 +27,14 @@ SearchArgument = Annotated[
 TrialCount = Annotated[int, typer.Option(min=1, help="Networks to train and score.")]
 VerifyCount = Annotated[int, typer.Option(min=1, help="Members of the front to measure.")]
 VerifyLevel = Annotated[Level, typer.Option(help="How they are measured.")]
-Space = Annotated[str, typer.Option(help="What is searched.")]
+Space = Annotated[str, typer.Option(help="What is searched: digits-cnn, nb201, fbnet or ofa.")]
+Objectives = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--objective",
+        help=f"What to optimise; repeat the option for several. Default: {', '.join(_DEFAULTS.objectives)}.",
+    ),
+]
 StrategyName = Annotated[str, typer.Option(help="How it is searched.")]
 Population = Annotated[int, typer.Option(min=2, help="Networks in a generation.")]
 Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same search.")]
@@ -47,6 +54,7 @@ def search(
     verify: VerifyCount = _DEFAULTS.verify_count,
     level: VerifyLevel = _DEFAULTS.verify_level,
     space: Space = _DEFAULTS.space,
+    objective: Objectives = None,
     strategy: StrategyName = _DEFAULTS.strategy,
     population: Population = _DEFAULTS.population_size,
     seed: Seed = _DEFAULTS.seed,
@@ -62,6 +70,7 @@ def search(
         "verify_count": verify,
         "verify_level": level,
         "space": space,
+        "objectives": tuple(objective or _DEFAULTS.objectives),
         "strategy": strategy,
         "population_size": population,
         "seed": seed,

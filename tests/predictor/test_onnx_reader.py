@@ -477,3 +477,25 @@ def test_an_einsum_counts_one_product_per_combination_of_indices() -> None:
     assert graph_of(model).macs == math.prod((2, 3, 4, 6, 5))
     dots = helper.make_node("Einsum", ["x", "w"], ["y"], equation="...i,ij->...j")
     assert graph_of(model_of([dots], {"x": [2, 3, 4], "w": [4, 5]}, ["y"])).macs == 2 * 3 * 4 * 5
+
+
+def test_nodes_that_are_asked_about_once_are_told_apart_by_all_that_decides() -> None:
+    """Nodes that are alike are asked about once: attributes count with their type, constants by value."""
+
+    def transposed(perm: list[int]) -> onnx.ModelProto:
+        return model_of([helper.make_node("Transpose", ["x"], ["y"], perm=perm)], {"x": [2, 3, 4]}, ["y"])
+
+    def tiled(repeats: list[int]) -> onnx.ModelProto:
+        stored = {"r": np.asarray(repeats, dtype=np.int64)}
+        return model_of([helper.make_node("Tile", ["x", "r"], ["y"])], {"x": [2, 3]}, ["y"], stored=stored)
+
+    for _ in range(2):
+        assert graph_of(transposed([2, 0, 1])).outputs[0].shape == (4, 2, 3)
+        assert graph_of(transposed([0, 2, 1])).outputs[0].shape == (2, 4, 3)
+        assert graph_of(tiled([1, 5])).outputs[0].shape == (2, 15)
+        assert graph_of(tiled([2, 1])).outputs[0].shape == (4, 3)
+    wrong = model_of([helper.make_node("Flatten", ["x"], ["y"], axis=1.0)], {"x": [2, 3, 4]}, ["y"])
+    right = model_of([helper.make_node("Flatten", ["x"], ["y"], axis=1)], {"x": [2, 3, 4]}, ["y"])
+    before = refusal_of(wrong)
+    assert graph_of(right).outputs[0].shape == (2, 12)
+    assert str(refusal_of(wrong)) == str(before)

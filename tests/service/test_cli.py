@@ -265,6 +265,20 @@ def test_search_waits_shows_the_front_and_saves_its_models(
     assert "verified ms" in out
 
 
+@pytest.mark.usefixtures("hands")
+def test_a_published_space_without_accuracies_is_searched_for_latency(
+    live: Live, laptime: Callable[..., Any], tmp_path: Path
+) -> None:
+    options = ["--space", "fbnet", "--trials", 2, "--population", 2, "--verify", 1, "--level", "quick"]
+    assert "no table of its accuracies" in one_sentence(laptime("search", *options), code=2)
+    wanted = ["--objective", "latency_ms", "--objective", "size_bytes"]
+    found = parsed(laptime("search", *options, *wanted, "--out", tmp_path / "front", "--json"))
+    [member] = found["front"]["verified"]
+    assert set(member["objectives"]) == {"latency_ms", "size_bytes"}
+    assert len(member["genome"]) == 22
+    onnx.checker.check_model(onnx.load(found["files"][0]))
+
+
 # ---- access and database -------------------------------------------------------------------------
 
 

@@ -72,6 +72,7 @@ def digits_genome(**changed: Option) -> dict[str, Option]:
             "2 stages, 4 px, width 4 doubling, conv 3, separable 3",
         ),
         ({"precision": "int8", "level1": 2, "level0": 1}, "level0=1 level1=2"),
+        ({f"block{i:02d}": f"k{i}" for i in range(10)}, "k0 k1 k2 k3 k4 k5 k6 k7 k8 k9"),
     ],
 )
 def test_an_architecture_is_told_in_a_few_words(genome: dict[str, Option], words: str) -> None:

@@ -1,0 +1,1 @@
+"""The published few-shot latency tasks: tables, protocols, methods and their scores."""

@@ -1,0 +1,1 @@
+"""The published spaces as real networks."""
