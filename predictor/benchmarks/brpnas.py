@@ -23,7 +23,8 @@ from torch import Generator, Tensor
 from predictor.benchmarks.architectures import Architectures
 from predictor.benchmarks.errors import BenchmarkRejected
 from predictor.benchmarks.method import Indices, Meter, Predicted, Source
-from predictor.help.encoding import OFA_BLOCKS, cell_adjacency, encode
+from predictor.help.encoding import cell_adjacency, encode
+from predictor.networks import ofa_mbv3
 
 _SEEDS = 2**31
 _CHUNK = 1024  # architectures predicted at once
@@ -131,9 +132,9 @@ def graphs_of(architectures: Architectures) -> Graphs:
     if space == "fbnet":
         blocks = encoded.reshape(len(genomes), _FBNET_BLOCKS, -1)
         return _chain(blocks)
-    one_hot = encoded[:, : 6 * OFA_BLOCKS].reshape(len(genomes), 2, OFA_BLOCKS, 3)
+    one_hot = encoded[:, : 6 * ofa_mbv3.BLOCKS].reshape(len(genomes), 2, ofa_mbv3.BLOCKS, 3)
     resolution = torch.as_tensor(genomes[:, -1:] / 224.0 - 0.8, dtype=torch.float32)  # about -0.2 .. 0.2
-    of_image = (5.0 * resolution)[:, None].expand(-1, OFA_BLOCKS, -1)
+    of_image = (5.0 * resolution)[:, None].expand(-1, ofa_mbv3.BLOCKS, -1)
     return _chain(torch.cat([one_hot[:, 0], one_hot[:, 1], of_image], dim=-1))
 
 

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from predictor.benchmarks.architectures import Architectures
 from predictor.benchmarks.method import Floats, Indices
+from predictor.networks import ofa_mbv3
 
 _OPERATIONS = {"nb201": 5, "fbnet": 9}
-_OFA_KERNELS, _OFA_EXPANSIONS = (3, 5, 7), (3, 4, 6)
-_OFA_BLOCKS, _OFA_STAGES, _OFA_STAGE_BLOCKS = 20, 5, 4
+_OFA_PAIRS = len(ofa_mbv3.KERNELS) * len(ofa_mbv3.EXPANSIONS)
 _OFA_UNIT = 224.0  # resolution at which an operation counts as one
 
 
@@ -35,7 +35,7 @@ def counts_of(architectures: Architectures, operations: Floats) -> Floats:
     """How often each operation stands anywhere, (N, K), from `operations_of` the same architectures."""
     if architectures.space == "ofa":
         blocks, rest = operations[:, :-1], operations[:, -1:]
-        return np.concatenate([_over_places(blocks, len(_OFA_KERNELS) * len(_OFA_EXPANSIONS)), rest], axis=1)
+        return np.concatenate([_over_places(blocks, _OFA_PAIRS), rest], axis=1)
     return _over_places(operations, _OPERATIONS[architectures.space])
 
 
@@ -70,12 +70,10 @@ def pairs_of(operations: Floats) -> Pairs:
 
 def _ofa(genomes: Indices) -> Floats:
     """Blocks, weighted by the area of the image that they work on, and the area itself: (N, 181)."""
-    kernels, expansions = genomes[:, :_OFA_BLOCKS], genomes[:, _OFA_BLOCKS : 2 * _OFA_BLOCKS]
-    depths = genomes[:, 2 * _OFA_BLOCKS : 2 * _OFA_BLOCKS + _OFA_STAGES]
+    kernels, expansions = genomes[:, : ofa_mbv3.BLOCKS], genomes[:, ofa_mbv3.BLOCKS : 2 * ofa_mbv3.BLOCKS]
     area = (genomes[:, -1:] / _OFA_UNIT) ** 2  # (N, 1)
-    present = np.arange(_OFA_STAGE_BLOCKS)[None, None, :] < depths[:, :, None]  # (N, 5, 4)
-    pair = np.searchsorted(_OFA_KERNELS, kernels) * len(_OFA_EXPANSIONS)
-    pair = pair + np.searchsorted(_OFA_EXPANSIONS, expansions)  # (N, 20)
-    blocks = np.eye(len(_OFA_KERNELS) * len(_OFA_EXPANSIONS))[pair]  # (N, 20, 9)
-    blocks *= present.reshape(len(genomes), _OFA_BLOCKS, 1)
+    pair = np.searchsorted(ofa_mbv3.KERNELS, kernels) * len(ofa_mbv3.EXPANSIONS)
+    pair = pair + np.searchsorted(ofa_mbv3.EXPANSIONS, expansions)  # (N, 20)
+    blocks = np.eye(_OFA_PAIRS)[pair]  # (N, 20, 9)
+    blocks *= ofa_mbv3.present(genomes)[..., None]
     return np.concatenate([blocks.reshape(len(genomes), -1) * area, area], axis=1)

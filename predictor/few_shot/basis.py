@@ -32,29 +32,24 @@ class Basis:
         """From the tallies (S, V, *TALLY_SHAPE) of source architectures."""
         law_means = tallies.sum(axis=(2, 4)).mean(axis=0)  # (V, L)
         linear, shape = _columns(tallies, law_means, config)
-        spread = shape.std(axis=0)
-        spread[spread < _LEAST_SPREAD] = np.inf
         return cls(
             config=config,
             law_means=law_means,
             linear_centre=linear.mean(axis=0),
             linear_kept=linear.std(axis=0) > _LEAST_SPREAD,
             shape_centre=shape.mean(axis=0),
-            shape_spread=spread,
+            shape_spread=spread_of(shape),
         )
 
-    def linear(self, tallies: Floats) -> Floats:
-        """(N, k), centred on the source architectures."""
-        columns, _ = _columns(tallies, self.law_means, self.config)
-        return (columns - self.linear_centre)[:, self.linear_kept]
-
-    def shape(self, tallies: Floats) -> Floats:
-        """(N, z), of unit mean square over the source architectures and all columns together."""
-        _, columns = _columns(tallies, self.law_means, self.config)
+    def regressors(self, tallies: Floats) -> tuple[Floats, Floats]:
+        """`linear` (N, k), centred on the source architectures, and `shape` (N, z), of unit mean square over
+        them and all columns together.
+        """
+        linear, shape = _columns(tallies, self.law_means, self.config)
         varies = np.isfinite(self.shape_spread)
-        standardised = ((columns - self.shape_centre) / self.shape_spread)[:, varies]
-        scaled: Floats = standardised / np.sqrt(max(int(varies.sum()), 1))
-        return scaled
+        standardised = ((shape - self.shape_centre) / self.shape_spread)[:, varies]
+        scaled = standardised / np.sqrt(max(int(varies.sum()), 1))
+        return (linear - self.linear_centre)[:, self.linear_kept], scaled
 
 
 def _columns(tallies: Floats, law_means: Floats, config: FewShotConfig) -> tuple[Floats, Floats]:
@@ -79,6 +74,13 @@ def _columns(tallies: Floats, law_means: Floats, config: FewShotConfig) -> tuple
     if not linear:
         return np.zeros((count, 1)), np.zeros((count, 1))
     return np.concatenate(linear, axis=1), np.concatenate(shape, axis=1)
+
+
+def spread_of(columns: Floats) -> Floats:
+    """Standard deviations of the columns (N, k), infinite for those that do not vary."""
+    spread: Floats = columns.std(axis=0)
+    spread[spread < _LEAST_SPREAD] = np.inf
+    return spread
 
 
 def check_tallies(tallies: Floats) -> None:

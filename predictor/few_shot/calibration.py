@@ -12,9 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from predictor.few_shot import head
 from predictor.few_shot.config import FewShotConfig
-from predictor.few_shot.regressors import Regressors, covariance, prior_variance
+from predictor.few_shot.regressors import Regressors, covariance, posterior_of, prior_variance
 
 Floats = NDArray[np.float64]
 
@@ -65,13 +64,7 @@ def _misses(
     order = rng.permutation(np.flatnonzero(np.isfinite(latency_ms)))
     chosen, rest = order[:count], order[count : count + _SCORED]
     support, others = regressors.take(chosen), regressors.take(rest)
-    posterior = head.fit(
-        covariance(support, support, config),
-        latency_ms[chosen],
-        support.guess,
-        amplitudes=config.amplitudes,
-        noise=config.noise,
-    )
+    posterior = posterior_of(support, latency_ms[chosen], config)
     cross = covariance(others, support, config)
     deviation = posterior.deviation_ms(cross, prior_variance(others, config))
     misses: Floats = np.abs(posterior.median_ms(cross) - latency_ms[rest]) / deviation

@@ -17,7 +17,7 @@ from predictor.few_shot import head
 from predictor.few_shot.basis import check_tallies
 from predictor.few_shot.calibration import Calibration, calibrate
 from predictor.few_shot.config import FewShotConfig
-from predictor.few_shot.regressors import Regressors, covariance, prior_variance
+from predictor.few_shot.regressors import Regressors, covariance, posterior_of, prior_variance
 from predictor.few_shot.scaling import Counted, Scaling
 from predictor.few_shot.selection import select
 from predictor.few_shot.surrogate import Inputs, Surrogate, fit_surrogates
@@ -72,15 +72,16 @@ class FewShot:
         scaling = Scaling.fit(counted, config)
         inputs = scaling.inputs(counted)
         surrogates = _surrogates(inputs, latency_ms)
-        said = np.stack([surrogate.log_ms(inputs) for surrogate in surrogates], axis=1)  # (S, D)
-        few_shot = cls(
+        said = _said(surrogates, inputs)  # (S, D)
+        log_means = np.log(np.exp(said).mean(axis=0))
+        described = scaling.regressors(inputs, said - log_means)
+        return cls(
             config=config,
             scaling=scaling,
             surrogates=surrogates,
-            log_means=np.log(np.exp(said).mean(axis=0)),
-            calibration=Calibration(),
+            log_means=log_means,
+            calibration=calibrate(described, latency_ms, config),
         )
-        return few_shot._calibrated(calibrate(few_shot.describe(counted), latency_ms, config))
 
     def describe(self, counted: Counted) -> Regressors:
         """The regressors of architectures: what adapting and predicting take. Worth keeping."""
@@ -92,13 +93,7 @@ class FewShot:
 
     def adapt(self, support: Regressors, latency_ms: Floats) -> AdaptedTarget:
         """The predictor of a device on which the support's n architectures took `latency_ms` (n,)."""
-        posterior = head.fit(
-            covariance(support, support, self._config),
-            latency_ms,
-            support.guess,
-            amplitudes=self._config.amplitudes,
-            noise=self._config.noise,
-        )
+        posterior = posterior_of(support, latency_ms, self._config)
         return AdaptedTarget(self._config, support, posterior, self._calibration.factor(len(latency_ms)))
 
     def select(
@@ -119,20 +114,14 @@ class FewShot:
         )
         return drawn[chosen].astype(np.int64)
 
-    def _calibrated(self, calibration: Calibration) -> FewShot:
-        return FewShot(
-            config=self._config,
-            scaling=self._scaling,
-            surrogates=self._surrogates,
-            log_means=self._log_means,
-            calibration=calibration,
-        )
-
     def _describe(self, counted: Counted) -> Regressors:
         inputs = self._scaling.inputs(counted)
-        said = np.stack([surrogate.log_ms(inputs) for surrogate in self._surrogates], axis=1)  # (N, D)
-        linear = inputs.linear * self._scaling.linear_length
-        return Regressors.of(said - self._log_means, linear=linear, shape=inputs.shape)
+        return self._scaling.regressors(inputs, _said(self._surrogates, inputs) - self._log_means)
+
+
+def _said(surrogates: Sequence[Surrogate], inputs: Inputs) -> Floats:
+    """Log milliseconds (N, D) of every source device."""
+    return np.stack([surrogate.log_ms(inputs) for surrogate in surrogates], axis=1)
 
 
 def _surrogates(inputs: Inputs, latency_ms: Floats) -> list[Surrogate]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from predictor.few_shot import head
 from predictor.few_shot.config import FewShotConfig
 
 Floats = NDArray[np.float64]
@@ -91,3 +92,14 @@ def prior_variance(a: Regressors, config: FewShotConfig) -> Floats:
     own: Floats = np.einsum("ij,ij->i", a.linear, a.linear)
     own += (config.sources / devices) * np.einsum("ij,ij->i", a.sources, a.sources) + config.smooth
     return own
+
+
+def posterior_of(support: Regressors, latency_ms: Floats, config: FewShotConfig) -> head.Posterior:
+    """What latencies (n,) of the support's n architectures say of a device."""
+    return head.fit(
+        covariance(support, support, config),
+        latency_ms,
+        support.guess,
+        amplitudes=config.amplitudes,
+        noise=config.noise,
+    )

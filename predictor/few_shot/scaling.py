@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from predictor.few_shot.basis import Basis
+from predictor.few_shot.basis import Basis, spread_of
 from predictor.few_shot.config import FewShotConfig
+from predictor.few_shot.regressors import Regressors
 from predictor.few_shot.surrogate import Inputs
 
 Floats = NDArray[np.float64]
-_LEAST_SPREAD = 1e-9
+_LEAST_SQUARE = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,21 +48,26 @@ class Scaling:
     def fit(cls, counted: Counted, config: FewShotConfig) -> Scaling:
         """From the source architectures."""
         basis = Basis.fit(counted.tallies, config)
-        linear = basis.linear(counted.tallies)
-        spread = counted.choices.std(axis=0)
-        spread[spread < _LEAST_SPREAD] = np.inf
+        linear, _ = basis.regressors(counted.tallies)
         return cls(
             basis=basis,
-            linear_length=float(np.sqrt(max((linear**2).sum(axis=1).mean(), _LEAST_SPREAD))),
+            linear_length=float(np.sqrt(max((linear**2).sum(axis=1).mean(), _LEAST_SQUARE))),
             choice_centre=counted.choices.mean(axis=0),
-            choice_spread=spread,
+            choice_spread=spread_of(counted.choices),
         )
 
     def inputs(self, counted: Counted) -> Inputs:
         """What surrogates take, of N architectures."""
         choices = (counted.choices - self.choice_centre) / self.choice_spread
+        linear, shape = self.basis.regressors(counted.tallies)
         return Inputs(
-            linear=self.basis.linear(counted.tallies) / self.linear_length,
-            shape=self.basis.shape(counted.tallies),
+            linear=linear / self.linear_length,
+            shape=shape,
             choices=choices / np.sqrt(max(choices.shape[1], 1)),
         )
+
+    def regressors(self, inputs: Inputs, log_relative: Floats) -> Regressors:
+        """What adapting takes, from the same inputs and the source devices' log-latencies (N, D), each
+        relative to its mean.
+        """
+        return Regressors.of(log_relative, linear=inputs.linear * self.linear_length, shape=inputs.shape)

@@ -15,6 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from predictor.networks import ofa_mbv3
+
 Genomes = NDArray[np.int64]
 
 NODES = 9  # input, six operations, output, global
@@ -22,11 +24,6 @@ NODE_TYPES = 8  # input, five operations, output, global
 OPERATIONS = 5
 FBNET_SKIP = 8
 FBNET_KINDS = 4  # of a kernel size: e1, e1 in two groups, e3, e6
-OFA_BLOCKS = 20
-OFA_STAGE = 4  # blocks of a stage
-OFA_KERNELS = (3, 5, 7)
-OFA_EXPANSIONS = (3, 4, 6)
-OFA_SMALLEST, OFA_STEP, OFA_RESOLUTIONS = 128, 4, 25
 
 # Nodes of a cell: 0 input, 1..6 the edges (1<-0) (2<-0) (2<-1) (3<-0) (3<-1) (3<-2), 7 output, 8 global.
 _CELL_EDGES = ((0, 1), (0, 2), (1, 3), (0, 4), (1, 5), (2, 6), (3, 6), (4, 7), (5, 7), (6, 7))
@@ -66,14 +63,13 @@ def _encode_fbnet(genomes: Genomes) -> NDArray[np.float64]:
 
 def _encode_ofa(genomes: Genomes) -> NDArray[np.float64]:
     """One-hot kernels, then expansions, of the blocks within their stage's depth, then the resolution."""
-    kernels, expansions = genomes[:, :OFA_BLOCKS], genomes[:, OFA_BLOCKS : 2 * OFA_BLOCKS]
-    depths, resolution = genomes[:, 2 * OFA_BLOCKS : -1], genomes[:, -1]
-    used = np.tile(np.arange(OFA_STAGE), OFA_BLOCKS // OFA_STAGE) < np.repeat(depths, OFA_STAGE, axis=1)
-    step = (resolution - OFA_SMALLEST) // OFA_STEP
+    blocks = ofa_mbv3.BLOCKS
+    kernels, expansions = genomes[:, :blocks, None], genomes[:, blocks : 2 * blocks, None]
+    used = ofa_mbv3.present(genomes)[..., None]  # (N, 20, 1)
     parts = [
-        ((kernels[..., None] == OFA_KERNELS) & used[..., None]).reshape(len(genomes), -1),
-        ((expansions[..., None] == OFA_EXPANSIONS) & used[..., None]).reshape(len(genomes), -1),
-        step[:, None] == np.arange(OFA_RESOLUTIONS),
+        ((kernels == ofa_mbv3.KERNELS) & used).reshape(len(genomes), -1),
+        ((expansions == ofa_mbv3.EXPANSIONS) & used).reshape(len(genomes), -1),
+        genomes[:, -1:] == ofa_mbv3.RESOLUTIONS,
     ]
     return np.concatenate(parts, axis=1).astype(np.float64)
 

@@ -17,6 +17,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
+from numpy.typing import NDArray
+
 from predictor.networks.genome_check import GenomeRow, checked
 from predictor.networks.layers import IMAGE, LayerNet, Maps, conv_macs, divisible, strided
 
@@ -71,6 +74,13 @@ class _Block:
 def check(genome: GenomeRow) -> tuple[int, ...]:
     """The genome as Python integers. Raises `GenomeRejected`."""
     return checked(genome, space=SPACE, options=OPTIONS)
+
+
+def present(genomes: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which blocks of the rows (N, 46) exist, (N, 20)."""
+    depths = genomes[:, 2 * BLOCKS : 2 * BLOCKS + STAGES]
+    exists: NDArray[np.bool_] = np.arange(STAGE_BLOCKS) < depths[:, :, None]  # (N, 5, 4)
+    return exists.reshape(len(genomes), BLOCKS)
 
 
 def canonical(genome: GenomeRow) -> tuple[int, ...]:
