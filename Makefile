@@ -15,7 +15,7 @@ install = $(PIP) install -c constraints.txt $(1) || { echo "The installation did
 PLACE := $(BIN)/python -c 'import sys; print(sys.prefix, sys.version_info[:2])'
 IS_SOUND := $(shell $(PLACE) 2>/dev/null | cmp -s - $(VENV)/made 2>/dev/null && echo yes)
 
-.PHONY: few-shot help demo test check lint types imports repeatability zoo clean
+.PHONY: few-shot help demo test check lint types imports repeatability zoo parsing rates clean
 ifneq ($(IS_SOUND),yes)
 .PHONY: $(VENV)/made
 endif
@@ -37,7 +37,8 @@ $(VENV)/installed: $(VENV)/made $(PROJECT)
 
 $(VENV)/installed-test: $(VENV)/installed
 	@echo "Installing what the tests need ..."
-	@$(call install,-e './devices[openvino]' -e '.[test]')
+	@$(call install,-e './devices[openvino,mnn,ncnn]' -e '.[test]')
+	@$(call install,--no-deps pnnx)
 	@touch $@
 
 demo: $(VENV)/installed ## Run the whole path on this machine: onboard, predict, measure, search (ONCE=1 leaves at the end; MODEL=file.onnx SHAPE=input=1x3x224x224; PORT=8731)
@@ -68,6 +69,12 @@ few-shot: $(VENV)/installed ## The few-shot tables of docs/benchmarks.md (LAPTIM
 	@$(BIN)/laptime-predictor bench --task help-nb201,help-fbnet,help-ofa,FD,F1,F2,F3,F4,FA,ND --samples 20
 	@$(BIN)/laptime-predictor bench --task help-nb201,help-fbnet,help-ofa,FD,F1,F2,F3,F4,FA,ND --samples 20 --methods laptime --selection active
 	@$(BIN)/laptime-predictor nas
+
+parsing: $(VENV)/installed ## What reading a graph costs, beside onnx's own loading and inference (MODELS=folder adds its ONNX files)
+	@$(BIN)/python -m benchmarks.parsing $(if $(MODELS),--models '$(MODELS)')
+
+rates: $(VENV)/installed ## How many latency queries a second the server answers, beside an endpoint that does nothing
+	@$(BIN)/python -m benchmarks.http_rates
 
 clean: ## Remove the environment and caches, not your data in .laptime
 	@rm -rf $(VENV) build devices/build *.egg-info devices/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

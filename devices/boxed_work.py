@@ -10,6 +10,8 @@ from enum import StrEnum
 
 from pydantic import Field
 
+from devices.batch_timing import BatchTask
+from devices.engine import DEFAULT_ONLY
 from devices.errors import (
     DevicesError,
     EngineUnavailable,
@@ -19,7 +21,7 @@ from devices.errors import (
     WorkFailed,
 )
 from devices.measurement import LayerProfile
-from devices.target import Runtime
+from devices.target import Runtime, Slug
 from devices.timing import TimingReport, TimingTask
 from devices.vocabulary import Value
 
@@ -28,7 +30,7 @@ MAX_MESSAGE_CHARACTERS = 4000  # of an error: runtimes quote whole graphs
 
 class ResourceLimits(Value):
     """What the child forbids itself before it touches the model. Files: 0 bytes except where a
-    runtime must write: a profile, an accelerator's temporary files.
+    runtime must write: a profile, a converted model, an accelerator's temporary files.
     """
 
     memory_bytes: int | None = Field(default=None, ge=1)  # that the model may add; None: not limited
@@ -51,6 +53,7 @@ class ProbeTask(Value):
 
     engines: tuple[str, ...]
     thread_counts: tuple[int, ...]
+    optimizations: tuple[Slug, ...] = DEFAULT_ONLY
 
 
 class BoxedRequest(Value):
@@ -58,8 +61,14 @@ class BoxedRequest(Value):
 
     limits: ResourceLimits
     timing: TimingTask | None = None
+    batch: BatchTask | None = None
     layers: LayerTask | None = None
     probe: ProbeTask | None = None
+
+    @property
+    def model_count(self) -> int:
+        """How many models follow the request; a probe is followed by one without bytes."""
+        return 1 if self.batch is None else len(self.batch.input_shapes)
 
 
 class FailureKind(StrEnum):
@@ -110,6 +119,14 @@ class BoxedFailure(Value):
         return WorkFailed(self.code, self.message)
 
 
+class BoxedOutcome(Value):
+    """What became of one model of a batch: a failure, or its timing."""
+
+    failure: BoxedFailure | None = None
+    timing: TimingReport | None = None
+    layers: LayerProfile | None = None
+
+
 class BoxedReply(Value):
     """Either a failure, or the answer to the task that was set (`layers` may be None: the runtime cannot
     tell).
@@ -117,5 +134,6 @@ class BoxedReply(Value):
 
     failure: BoxedFailure | None = None
     timing: TimingReport | None = None
+    batch: tuple[BoxedOutcome, ...] = ()
     layers: LayerProfile | None = None
     runtimes: tuple[Runtime, ...] = ()

@@ -11,10 +11,19 @@ import os
 import resource
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from devices.boxed_work import BoxedFailure, BoxedReply, BoxedRequest, LayerTask, ResourceLimits
+from devices.batch_timing import BatchTask, TimedModel, time_batch
+from devices.boxed_work import (
+    BoxedFailure,
+    BoxedOutcome,
+    BoxedReply,
+    BoxedRequest,
+    LayerTask,
+    ResourceLimits,
+)
 from devices.child_process import FRAME_HEADER_BYTES
 from devices.engine import Engine
 from devices.engines.registry import create_engine, offered_runtimes
@@ -37,9 +46,9 @@ def main(reply_fd: int, parent_pid: int) -> None:
     """Entry of the child. An error that is not floor 0's ends it with a traceback on stderr and no reply."""
     die_with_parent(parent_pid)
     request = BoxedRequest.model_validate_json(read_frame(sys.stdin.buffer))
-    model = read_frame(sys.stdin.buffer)
+    models = [read_frame(sys.stdin.buffer) for _ in range(request.model_count)]
     try:
-        reply = answer(request, model)
+        reply = answer(request, models)
     except DevicesError as error:
         reply = BoxedReply(failure=BoxedFailure.from_error(error))
     except MemoryError as error:
@@ -52,20 +61,23 @@ def main(reply_fd: int, parent_pid: int) -> None:
     os._exit(0)  # runtimes that crash while they are torn down must not spoil a reply that is complete
 
 
-def answer(request: BoxedRequest, model: bytes) -> BoxedReply:
+def answer(request: BoxedRequest, models: Sequence[bytes]) -> BoxedReply:
     """Do the one task of the request. Engines are imported before the memory limit, models touched after
     it; a probe touches none and is not limited.
     """
     if request.probe is not None:
-        return BoxedReply(runtimes=offered_runtimes(request.probe.engines, request.probe.thread_counts))
-    task = request.timing or request.layers
+        probe = request.probe
+        return BoxedReply(runtimes=offered_runtimes(probe.engines, probe.thread_counts, probe.optimizations))
+    task = request.timing or request.batch or request.layers
     if task is None:
         raise WorkFailed(FailureCode.INTERNAL, "the request sets no task")
     engine = create_engine(task.runtime.engine)
     limit_resources(request.limits, task.runtime.threads)
     if isinstance(task, TimingTask):
-        return BoxedReply(timing=_time(engine, model, task))
-    return BoxedReply(layers=_profile_layers(engine, model, task))
+        return BoxedReply(timing=_time(engine, models[0], task))
+    if isinstance(task, BatchTask):
+        return BoxedReply(batch=tuple(map(_outcome, time_batch(engine, models, task, numpy_canary()))))
+    return BoxedReply(layers=_profile_layers(engine, models[0], task))
 
 
 def die_with_parent(parent_pid: int) -> None:
@@ -117,6 +129,12 @@ def read_frame(stream: BinaryIO) -> bytes:
 def _time(engine: Engine, model: bytes, task: TimingTask) -> TimingReport:
     report = time_model(engine, model, task, numpy_canary())
     return report.model_copy(update={"peak_memory_bytes": peak_memory_bytes()})
+
+
+def _outcome(result: TimedModel | DevicesError) -> BoxedOutcome:
+    if isinstance(result, DevicesError):
+        return BoxedOutcome(failure=BoxedFailure.from_error(result))
+    return BoxedOutcome(timing=result.report, layers=result.layers)
 
 
 def _profile_layers(engine: Engine, model: bytes, task: LayerTask) -> LayerProfile | None:

@@ -18,6 +18,7 @@ from devices.model_ref import InputSpec
 from devices.target import Runtime
 
 Tensors = Mapping[str, NDArray[np.generic]]
+DEFAULT_ONLY = ("default",)
 
 
 class Clock(Protocol):
@@ -62,8 +63,12 @@ class Engine(Protocol):
     name: str
     clock: Clock
 
-    def runtimes(self, thread_counts: Sequence[int]) -> Sequence[Runtime]:
-        """What this machine offers through this engine; empty where the library is not installed."""
+    def runtimes(
+        self, thread_counts: Sequence[int], optimizations: Sequence[str] = DEFAULT_ONLY
+    ) -> Sequence[Runtime]:
+        """What this machine offers through this engine, of the named optimisations (`devices.target`) those
+        that the engine has; empty where the library is not installed.
+        """
         ...
 
     def load(self, model: bytes, runtime: Runtime, input_shapes: Mapping[str, Sequence[int]]) -> Session:

@@ -20,6 +20,7 @@ class FailureCode(StrEnum):
     MODEL_INVALID = "model_invalid"
     INPUTS_INVALID = "inputs_invalid"
     OPERATOR_UNSUPPORTED = "operator_unsupported"
+    CONVERSION_UNFAITHFUL = "conversion_unfaithful"
     ENGINE_UNAVAILABLE = "engine_unavailable"
     OUT_OF_MEMORY = "out_of_memory"
     OUT_OF_DISK = "out_of_disk"

@@ -21,10 +21,12 @@ from devices.boxed_work import BoxedReply, BoxedRequest, LayerTask, ResourceLimi
 from devices.child_process import Box, run_in_child
 from devices.clock import SystemClock
 from devices.conditions import read_conditions, read_throttle_count
+from devices.engines.registry import CONVERTING_ENGINES
 from devices.errors import FailureCode, ModelRejected, WorkFailed
 from devices.measurement import LayerProfile, Measurement
 from devices.model_ref import sha256_of
 from devices.profile import Machine, MeasurementRequest, measure
+from devices.target import Runtime
 from devices.timing import TimingReport, TimingTask
 
 __all__ = ["MeasurementRequest", "run_measurement"]
@@ -73,6 +75,15 @@ def run_measurement(
         notes=() if provider == "cpu" else (WATCHED_MEMORY.format(provider=provider),),
     )
     return measure(request, processes, machine)
+
+
+def file_limit_bytes(runtime: Runtime, memory_limit_bytes: int) -> int:
+    """How large a file a runtime may write: none, except where its engine converts the model through files,
+    or spills from an accelerator.
+    """
+    if runtime.engine in CONVERTING_ENGINES:
+        return memory_limit_bytes
+    return 0 if runtime.provider == "cpu" else ACCELERATOR_FILE_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +138,7 @@ class BoxedProcesses:
         return ResourceLimits(
             memory_bytes=plan.memory_limit_bytes if is_cpu else None,
             processor_s=int(plan.max_duration_s * (os.cpu_count() or 1)) + PROCESSOR_SLACK_S,
-            file_bytes=0 if is_cpu else ACCELERATOR_FILE_BYTES,
+            file_bytes=file_limit_bytes(self.request.runtime, plan.memory_limit_bytes),
         )
 
     def _box(self) -> Box:

@@ -8,13 +8,17 @@ engine, version and precision in one key is NNLQP's, ICPP 2022).
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
 from devices.vocabulary import Value
 
 Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+
+# What a runtime does with a graph before it runs it. `default` is what its users get: ONNX Runtime optimises
+# all it can, PyTorch runs eagerly. The others are ONNX Runtime's levels.
+Optimization = Literal["default", "none", "basic", "extended"]
 
 # Instruction sets that change which kernels a runtime picks; the rest of the processor's flag list is noise.
 RELEVANT_ISA_FLAGS = (
@@ -57,11 +61,12 @@ class Device(Value):
 class Runtime(Value):
     """How models run on a device."""
 
-    engine: Slug  # onnxruntime, openvino, fake
+    engine: Slug  # onnxruntime, openvino, mnn, ncnn, torch, fake
     version: Annotated[str, StringConstraints(min_length=1, max_length=64)]
     provider: Slug  # cpu, cuda, tensorrt
     threads: int = Field(ge=1, le=1024)  # intra-operator threads on the CPU side
     precision: Slug = "native"  # native: as the graph says; fp16, bf16, int8: the runtime converts
+    optimization: Slug = "default"  # of the graph before it runs: an `Optimization`, or a newer peer's
     power_mode: Slug | None = None
 
     @property
@@ -70,6 +75,8 @@ class Runtime(Value):
         parts = [f"{self.engine}-{_major_minor(self.version)}", self.provider, f"t{self.threads}"]
         if self.precision != "native":
             parts.append(self.precision)
+        if self.optimization != "default":
+            parts.append(f"opt-{self.optimization}")
         if self.power_mode is not None:
             parts.append(self.power_mode)
         return "/".join(parts)

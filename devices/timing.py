@@ -116,7 +116,7 @@ def time_model(engine: Engine, model: bytes, task: TimingTask, canary: Callable[
     load_ns = clock.wall_ns() - started_ns
     shapes = resolve_input_shapes(session.inputs, task.input_shapes)
     tensors = make_tensors(session.inputs, shapes, seed=task.input_seed)
-    first_run_ns = _timed_run(session, tensors, clock)
+    first_run_ns = timed_run(session, tensors, clock)
     gc.collect()
     gc.disable()
     try:
@@ -181,9 +181,9 @@ def time_rounds(
         count = min(wanted, int((deadline_ns - clock.wall_ns()) / warm_up.run_ns) - 1)
         if count < 1:
             break
-        warmup_ns = () if warm_up.run_ns >= SLOW_RUN_NS else (_timed_run(session, tensors, clock),)
+        warmup_ns = () if warm_up.run_ns >= SLOW_RUN_NS else (timed_run(session, tensors, clock),)
         round_start_ns = clock.wall_ns()
-        wall_ns, cpu_ns, canary_ns = _take_round(
+        wall_ns, cpu_ns, canary_ns = take_round(
             session, tensors, clock, count=count, run_ns=warm_up.run_ns, canary=canary
         )
         rounds.append(
@@ -214,7 +214,7 @@ def samples_per_round(task: TimingTask, run_ns: float) -> int:
     return max(needed, min(fitting, MAX_ROUND_SAMPLES))
 
 
-def _take_round(
+def take_round(
     session: Session, tensors: Tensors, clock: Clock, *, count: int, run_ns: float, canary: Callable[[], None]
 ) -> tuple[list[int], list[int], list[int]]:
     """`count` samples in bursts, each followed by the canary: both must see the same moments."""
@@ -249,17 +249,18 @@ def _take_samples(
 
 def _run_window(session: Session, tensors: Tensors, clock: Clock) -> list[int]:
     """One window of warm-up runs; a single run where that is slow."""
-    times_ns = [_timed_run(session, tensors, clock)]
+    times_ns = [timed_run(session, tensors, clock)]
     if times_ns[0] >= SLOW_RUN_NS:
         return times_ns
     while len(times_ns) < MAX_WINDOW_RUNS and (
         len(times_ns) < MIN_WINDOW_RUNS or sum(times_ns) < WARMUP_WINDOW_NS
     ):
-        times_ns.append(_timed_run(session, tensors, clock))
+        times_ns.append(timed_run(session, tensors, clock))
     return times_ns
 
 
-def _timed_run(session: Session, tensors: Tensors, clock: Clock) -> int:
+def timed_run(session: Session, tensors: Tensors, clock: Clock) -> int:
+    """Wall time of one run, in nanoseconds."""
     before = clock.wall_ns()
     session.run(tensors)
     return clock.wall_ns() - before

@@ -1,5 +1,5 @@
-"""`laptime-predictor`: look at a graph, check predictions against measurements on this machine, and run the
-published few-shot tasks.
+"""`laptime-predictor`: look at a graph, adapt and predict from files, check predictions against measurements
+on this machine, measure and learn from model families, and run the benchmarks.
 """
 
 from __future__ import annotations
@@ -16,13 +16,15 @@ from devices.errors import DevicesError, EngineUnavailable
 from devices.hardware import read_device
 from devices.measurement import Level
 from devices.target import Runtime
+from predictor import file_commands, training_command
 from predictor.benchmarks import command as benchmarks
-from predictor.benchmarks import help_command, study
+from predictor.benchmarks import graph_command, help_command, study
+from predictor.campaign import command as campaign
 from predictor.errors import PredictorError
-from predictor.evaluate import AccuracyCard
 from predictor.graph import ModelGraph, Operator
 from predictor.local_study import Bench, MeasurementFile, Row, Study, run_study, subjects_in
 from predictor.onnx_reader import read_graph, summarise
+from predictor.terminal import print_card, shape_argument
 
 ENGINES = ("onnxruntime", "openvino")
 
@@ -42,7 +44,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     graph = commands.add_parser("graph", help="print the costed operators of an ONNX model")
     graph.add_argument("model", type=Path)
-    graph.add_argument("--shape", action="append", default=[], metavar="NAME=1x3x224x224", type=_shape,
+    graph.add_argument("--shape", action="append", default=[], metavar="NAME=1x3x224x224",
+                       type=shape_argument,
                        help="size of an input with dynamic axes; NAME= alone is a scalar")  # fmt: skip
     graph.add_argument("--json", action="store_true", help="machine-readable output")
     evaluate = commands.add_parser(
@@ -63,20 +66,14 @@ def _parser() -> argparse.ArgumentParser:
         "--cache", type=Path, metavar="FILE", help="JSON lines of measurements, to resume from"
     )
     evaluate.add_argument("--json", action="store_true", help="machine-readable output")
+    file_commands.add_commands(commands)
     benchmarks.add_commands(commands)
     help_command.add_commands(commands)
     study.add_commands(commands)
+    graph_command.add_commands(commands)
+    campaign.add_commands(commands)
+    training_command.add_commands(commands)
     return parser
-
-
-def _shape(text: str) -> tuple[str, tuple[int, ...]]:
-    name, equals, sizes = text.rpartition("=")
-    try:
-        if not equals or not name:
-            raise ValueError
-        return name, tuple(int(size) for size in sizes.split("x") if sizes)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} does not look like NAME=1x3x224x224") from None
 
 
 def _graph(parsed: argparse.Namespace) -> int:
@@ -173,9 +170,9 @@ def _print_study(study: Study) -> None:
     for row in study.rows:
         print(_line(row))
     print()
-    _print_card("reference set, each left out in turn", study.card)
+    print_card("reference set, each left out in turn", study.card)
     if study.summary is not None:
-        _print_card("these models", study.summary)
+        print_card("these models", study.summary)
 
 
 def _line(row: Row) -> str:
@@ -189,25 +186,16 @@ def _line(row: Row) -> str:
     return f"{row.name:34} {prediction.median_ms:12.3f} {interval:>23} {measured:>12} {error:>8}  {why}"
 
 
-def _print_card(title: str, card: AccuracyCard) -> None:
-    if card.mape is None or card.median_ape is None:
-        print(f"{title}: {card.sample_count} measurements are too few to tell an error")
-        return
-    print(
-        f"{title}: {card.sample_count} models, mean error {card.mape:.1%}, median {card.median_ape:.1%}, "
-        f"within 10 % {card.within_10_percent:.0%}, within 25 % {card.within_25_percent:.0%}, "
-        f"90 % intervals hold {card.coverage_90:.0%}, upper/lower {card.mean_interval_width:.2f}"
-    )
-    for family, accuracy in card.by_family.items():
-        print(f"    {family:12} {accuracy.sample_count:3} models, mean error {accuracy.mape:.1%}")
-
-
 _HANDLERS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "graph": _graph,
     "evaluate": _evaluate,
+    **file_commands.HANDLERS,
     **benchmarks.HANDLERS,
     **help_command.HANDLERS,
     **study.HANDLERS,
+    **graph_command.HANDLERS,
+    **campaign.HANDLERS,
+    **training_command.HANDLERS,
 }
 
 if __name__ == "__main__":

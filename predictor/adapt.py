@@ -1,32 +1,30 @@
 """Adapt a predictor to one target from about ten measurements: closed form, deterministic, milliseconds of
 work.
 
-The physical prior (`PHYSICAL`) says how far a real target may be off the nominal machine before anything
-was measured: by a common factor (clock, memory, neighbours), and by one factor per class of kernels (the
-runtime's quality for that class). Where measurements of other targets are at hand (`pool`), what they have
-in common moves the prior first.
+The meta-learned checkpoint knows what kernels cost on the runtimes of a campaign (its sources). A new target
+is a mixture of these sources, with factors of its own for each class of kernels (`predictor.few_shot`). Where
+other targets have been measured (`pool`), each of them is adapted first and becomes one more source.
 """
 
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from devices.target import Hardware, Runtime
-from predictor.checkpoint import Checkpoint, Provenance
+from predictor.checkpoint import LEAST_MS, MOST_MS, Checkpoint, Provenance, Support
 from predictor.checkpoint import TargetFacts as TargetFacts  # adapting is where callers meet it
+from predictor.description import Described, describe
 from predictor.errors import AdaptationRejected
-from predictor.features import CLASSES, FEATURE_NAMES, Described, class_times_ms, describe
 from predictor.graph import ModelGraph
-from predictor.regression import Data, Gaussian, common_prior, fit
+from predictor.meta_checkpoint import MetaCheckpoint, shipped
 
-_SIZE = FEATURE_NAMES.index("log_nominal_ms")
-_PRESSURE = FEATURE_NAMES.index("cache_pressure")
-CORRECTIONS = 2
+MAX_POOLED_TARGETS = 8  # those with the most measurements
+MIN_POOLED_MEASUREMENTS = 6  # fewer say too little of a target to learn from it
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,53 +41,36 @@ class Observation:
 
 
 @dataclass(frozen=True, slots=True)
-class Spread:
-    """Standard deviations of the logarithms that a prior allows: of all classes together, of each one,
-    of the corrections.
-    """
+class Pool:
+    """Other targets as sources: their keys and supports."""
 
-    common: float
-    each: float
-    correction: float
-
-    @property
-    def covariance(self) -> NDArray[np.float64]:
-        """(P, P): classes first, then corrections."""
-        classes, parameters = len(CLASSES), len(CLASSES) + CORRECTIONS
-        covariance = np.zeros((parameters, parameters))
-        covariance[:classes, :classes] = self.common**2
-        variances = [self.each**2] * classes + [self.correction**2] * CORRECTIONS
-        return covariance + np.diag(variances)
-
-
-# A laptop core differs from another, and a library from another, by a factor of about two either way. Of
-# that, more belongs to the target than to what the nominal machine gets wrong everywhere.
-SHARED = Spread(common=0.3, each=0.35, correction=0.04)
-OWN = Spread(common=0.5, each=0.4, correction=0.03)
-
-
-def physical_prior() -> Gaussian:
-    """The prior when no other target was ever measured."""
-    return Gaussian(np.zeros(len(CLASSES) + CORRECTIONS), SHARED.covariance + OWN.covariance)
+    keys: tuple[str, ...] = ()
+    supports: tuple[Support, ...] = ()
 
 
 def adapt(
-    target: TargetFacts, observations: Sequence[Observation], pool: Sequence[Observation] = ()
+    target: TargetFacts,
+    observations: Sequence[Observation],
+    pool: Sequence[Observation] = (),
+    *,
+    meta: MetaCheckpoint | None = None,
 ) -> Checkpoint:
-    """A predictor for `target` from its own measurements, with a prior from those of other targets
-    (`pool`).
+    """A predictor for `target` from its own measurements, with other targets' (`pool`) as further sources, on
+    top of the shipped checkpoint or another.
 
     Raises `AdaptationRejected` where there are no observations, where one is of another target, or where a
     latency, of the pool too, is not a positive number. The order of observations does not matter beyond
     rounding.
     """
-    described = [describe_observation(observation) for observation in observations]
-    return adapt_described(target, observations, described, prior=prior_from(pool, target.key))
+    meta = meta or shipped()
+    _check(target, observations)
+    described = [describe_observation(observation, target, meta) for observation in observations]
+    return adapt_described(target, observations, described, pool=pool_of(pool, target, meta), meta=meta)
 
 
-def describe_observation(observation: Observation) -> Described:
-    """The features of a measured model on its own target."""
-    return describe(observation.graph, observation.runtime, observation.hardware)
+def describe_observation(observation: Observation, target: TargetFacts, meta: MetaCheckpoint) -> Described:
+    """A measured model, as the sources would run it on the target's hardware."""
+    return describe(observation.graph, target.runtime, target.hardware, meta)
 
 
 def adapt_described(
@@ -97,57 +78,50 @@ def adapt_described(
     observations: Sequence[Observation],
     described: Sequence[Described],
     *,
-    prior: tuple[Gaussian, tuple[str, ...]],
+    pool: Pool,
+    meta: MetaCheckpoint,
 ) -> Checkpoint:
-    """`adapt`, with the features and the prior already at hand."""
+    """`adapt`, with the descriptions and the pool already at hand."""
     _check(target, observations)
-    gaussian, pooled = prior
-    posterior = fit(_data(observations, described), gaussian)
     provenance = Provenance(
         target=target,
+        meta_sha256=meta.sha256,
         trained_on=tuple(
             sorted(observation.name or observation.graph.digest for observation in observations)
         ),
-        pooled_targets=pooled,
+        pooled_targets=pool.keys,
         seen_kinds=tuple(sorted({kind for one in described for kind in one.shares})),
         shortest_ms=min(observation.median_ms for observation in observations),
         longest_ms=max(observation.median_ms for observation in observations),
     )
-    return Checkpoint(provenance, posterior)
+    return Checkpoint(provenance, _support(observations, described), pool.supports)
 
 
-def prior_from(pool: Sequence[Observation], own_key: str) -> tuple[Gaussian, tuple[str, ...]]:
-    """The prior that other targets' measurements leave, and their keys; measurements of `own_key` are
-    left out. Raises `AdaptationRejected` for a latency that is not a positive number.
+def pool_of(pool: Sequence[Observation], target: TargetFacts, meta: MetaCheckpoint) -> Pool:
+    """Other targets as sources; measurements of `target` itself are left out. Raises `AdaptationRejected` for
+    a latency that is not a positive number.
     """
-    groups: dict[str, list[Observation]] = {}
+    groups: dict[str, list[Observation]] = defaultdict(list)
     for observation in pool:
-        if observation.target_key != own_key:
+        if observation.target_key != target.key:
             _check_latency(observation)
-            groups.setdefault(observation.target_key, []).append(observation)
-    if not groups:
-        return physical_prior(), ()
-    keys = sorted(groups)
-    data = [_data(groups[key], [describe_observation(one) for one in groups[key]]) for key in keys]
-    shared = Gaussian(np.zeros(len(CLASSES) + CORRECTIONS), SHARED.covariance)
-    return common_prior(data, shared, OWN.covariance), tuple(keys)
+            groups[observation.target_key].append(observation)
+    known = [key for key, group in groups.items() if len(group) >= MIN_POOLED_MEASUREMENTS]
+    keys = sorted(sorted(known, key=lambda key: (-len(groups[key]), key))[:MAX_POOLED_TARGETS])
+    supports = []
+    for key in keys:
+        own = groups[key]
+        facts = TargetFacts(key=key, runtime=own[0].runtime, hardware=own[0].hardware)
+        supports.append(_support(own, [describe_observation(one, facts, meta) for one in own]))
+    return Pool(tuple(keys), tuple(supports))
 
 
-def regressors(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Features (N, F) as the regression takes them: nominal times by class (N, C), and corrections (N, B).
-
-    Corrections are centred on a model of 5 ms, and on one as large as the cache.
-    """
-    size = values[:, _SIZE] - math.log(5.0)
-    pressure = values[:, _PRESSURE] - math.log(2.0)
-    return class_times_ms(values), np.stack([size, pressure], axis=1)
-
-
-def _data(observations: Sequence[Observation], described: Sequence[Described]) -> Data:
-    x, z = regressors(np.stack([one.values for one in described]))
-    median = np.asarray([observation.median_ms for observation in observations])
-    error = np.asarray([observation.standard_error_ms for observation in observations])
-    return Data(x=x, z=z, y=np.log(median), variance=(error / median) ** 2)
+def _support(observations: Sequence[Observation], described: Sequence[Described]) -> Support:
+    return Support(
+        total_ms=np.stack([one.total_ms for one in described]),
+        class_ms=np.stack([one.class_ms for one in described]),
+        latency_ms=np.array([observation.median_ms for observation in observations]),
+    )
 
 
 def _check(target: TargetFacts, observations: Sequence[Observation]) -> None:
@@ -163,9 +137,9 @@ def _check(target: TargetFacts, observations: Sequence[Observation]) -> None:
 
 def _check_latency(observation: Observation) -> None:
     median_ms, error_ms = observation.median_ms, observation.standard_error_ms
-    is_positive = math.isfinite(median_ms) and median_ms > 0
-    if not is_positive or not math.isfinite(error_ms) or error_ms < 0:
+    is_latency = LEAST_MS <= median_ms <= MOST_MS
+    if not is_latency or not math.isfinite(error_ms) or error_ms < 0:
         raise AdaptationRejected(
             f"{observation.name or 'a model'} has {median_ms} ms with a standard error of {error_ms} ms on "
-            f"{observation.target_key}; latencies are positive and finite"
+            f"{observation.target_key}; latencies are positive and at most {MOST_MS:g} ms"
         )

@@ -1,14 +1,15 @@
 """Checkpoint: a predictor adapted to one target, as bytes. safetensors for the arrays, JSON for the rest,
 nothing executable.
 
-Bytes of equal checkpoints are equal. A checkpoint says which version of the features it was made with, and
-is refused by any other: the same weights on other features are another predictor.
+It holds what adapting starts from, the target's measured models as the sources would run them, and not its
+outcome: the closed form is solved again when a predictor is made, in about two milliseconds. Bytes of equal
+checkpoints are equal. A checkpoint says which meta-learned checkpoint and which version of the features it
+was made with, and is refused with any other: the same numbers would mean another predictor.
 """
 
 from __future__ import annotations
 
 import json
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -21,12 +22,18 @@ from safetensors.numpy import load, save
 from devices.target import Hardware, Runtime
 from devices.vocabulary import Value
 from predictor.errors import CheckpointRejected
-from predictor.features import CLASSES, FEATURE_VERSION
-from predictor.regression import Posterior
+from predictor.kernel_costs.features import FEATURE_VERSION
+from predictor.kernel_costs.table import CLASSES
+from predictor.meta_checkpoint import header_of
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MAX_CHECKPOINT_BYTES = 16 << 20
 _KEY = "laptime"
+LEAST_MS, MOST_MS = 1e-9, 1e12  # what is beyond is no latency, and its squares would overflow
+_REMEDY = "adapt the target again from its stored measurements"
+_ARRAYS = ("total_ms", "class_ms", "latency_ms")
+
+Floats = NDArray[np.float64]
 
 
 class TargetFacts(Value):
@@ -42,20 +49,34 @@ class Provenance(Value):
 
     format_version: int = FORMAT_VERSION
     feature_version: int = FEATURE_VERSION
+    meta_sha256: str  # of the meta-learned checkpoint that it stands on
     target: TargetFacts
     trained_on: tuple[str, ...]  # names of the measured models
-    pooled_targets: tuple[str, ...] = ()  # other targets whose measurements shaped the prior
+    pooled_targets: tuple[str, ...] = ()  # other targets that serve as sources
     seen_kinds: tuple[str, ...]  # kinds of kernels that the target's own measurements contain
     shortest_ms: float = Field(gt=0, allow_inf_nan=False)  # of its own measurements
     longest_ms: float = Field(gt=0, allow_inf_nan=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Support:
+    """n measured models of one target: the sources' milliseconds `total_ms` (n, S) and by class of kernels
+    `class_ms` (n, S, C), and what was measured, `latency_ms` (n,). All positive but `class_ms`, which may be
+    0.
+    """
+
+    total_ms: Floats
+    class_ms: Floats
+    latency_ms: Floats
+
+
 @dataclass(frozen=True)
 class Checkpoint:
-    """A posterior over the factors of one target, with its provenance."""
+    """The target's own measurements, those of the pooled targets, and their provenance."""
 
     provenance: Provenance
-    posterior: Posterior
+    support: Support
+    pooled: tuple[Support, ...] = ()
 
     @property
     def target_key(self) -> str:
@@ -64,77 +85,62 @@ class Checkpoint:
 
     @property
     def feature_version(self) -> int:
-        """The version of the features that this was fitted on."""
+        """The version of the features that this was made with."""
         return self.provenance.feature_version
 
     def to_bytes(self) -> bytes:
         """A safetensors file with the provenance in its header; the same bytes for the same checkpoint."""
-        arrays = {
-            "weights": self.posterior.weights,
-            "means": self.posterior.means,
-            "covariances": self.posterior.covariances,
-            "noise": self.posterior.noise,
-        }
+        arrays: dict[str, Floats] = {}
+        for prefix, support in zip(_prefixes(len(self.pooled)), (self.support, *self.pooled), strict=True):
+            arrays |= {prefix + name: np.ascontiguousarray(getattr(support, name)) for name in _ARRAYS}
         described = json.dumps(self.provenance.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
-        return save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, {_KEY: described})
+        return save(arrays, {_KEY: described})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Checkpoint:
-        """Read what `to_bytes` wrote. Raises `CheckpointRejected` for anything else, other feature
-        versions included.
+        """Read what `to_bytes` wrote. Raises `CheckpointRejected` for anything else, other feature versions
+        included.
         """
         if len(data) > MAX_CHECKPOINT_BYTES:
             raise CheckpointRejected(
                 f"the checkpoint has {len(data)} bytes, at most {MAX_CHECKPOINT_BYTES} are allowed"
             )
-        described = _header(data)
+        described = header_of(data, _KEY)
         for field, expected in (("format_version", FORMAT_VERSION), ("feature_version", FEATURE_VERSION)):
             if described.get(field) != expected:
                 raise CheckpointRejected(
                     f"the checkpoint has {field} {described.get(field)!r}, this version reads {expected}; "
-                    "adapt the target again from its stored measurements"
+                    f"{_REMEDY}"
                 )
         try:
-            arrays = load(data)
-            posterior = Posterior(
-                **{name: _array(arrays, name) for name in ("weights", "means", "covariances", "noise")}
-            )
-            if np.any(posterior.noise <= 0) or np.any(posterior.weights <= 0):
-                raise ValueError("its weights and noise levels must be positive")
             provenance = Provenance.model_validate(described)
+            arrays = load(data)
+            supports = [_support(arrays, prefix) for prefix in _prefixes(len(provenance.pooled_targets))]
         except (SafetensorError, ValidationError, KeyError, ValueError) as error:
             raise CheckpointRejected(f"the checkpoint is damaged: {error}") from error
-        _check_shapes(posterior)
-        return cls(provenance, posterior)
+        if len({support.total_ms.shape[1] for support in supports}) > 1:
+            raise CheckpointRejected(
+                "the checkpoint is damaged: its targets were priced by different sources"
+            )
+        return cls(provenance, supports[0], tuple(supports[1:]))
 
 
-def _header(data: bytes) -> Mapping[str, object]:
-    """The JSON that `to_bytes` put into the header: 8 bytes of length, then JSON, as safetensors defines
-    it.
-    """
-    try:
-        (length,) = struct.unpack("<Q", data[:8])
-        described = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][_KEY])
-    except (struct.error, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-        raise CheckpointRejected("these bytes are not a checkpoint of this project") from error
-    if not isinstance(described, dict):
-        raise CheckpointRejected("these bytes are not a checkpoint of this project")
-    return described
+def _prefixes(pooled: int) -> list[str]:
+    return ["", *(f"pooled{number}." for number in range(pooled))]
 
 
-def _array(arrays: Mapping[str, NDArray[np.generic]], name: str) -> NDArray[np.float64]:
-    array = arrays[name].astype(np.float64)
-    if not np.all(np.isfinite(array)):
-        raise ValueError(f"{name} holds numbers that are not finite")
-    return array
-
-
-def _check_shapes(posterior: Posterior) -> None:
-    (count,) = posterior.weights.shape if posterior.weights.ndim == 1 else (0,)
-    parameters = posterior.means.shape[-1] if posterior.means.ndim == 2 else 0
-    expected = ((count, parameters), (count, parameters, parameters), (count,))
-    actual = (posterior.means.shape, posterior.covariances.shape, posterior.noise.shape)
-    if not count or parameters < len(CLASSES) or actual != expected:
-        raise CheckpointRejected(
-            f"the checkpoint is damaged: its arrays have shapes {actual}, expected {expected}"
-        )
+def _support(arrays: Mapping[str, NDArray[np.generic]], prefix: str) -> Support:
+    total, by_class, latency = (arrays[prefix + name].astype(np.float64) for name in _ARRAYS)
+    count, sources = total.shape
+    expected = ((count, sources), (count, sources, len(CLASSES)), (count,))
+    actual = (total.shape, by_class.shape, latency.shape)
+    if not count or not sources or actual != expected:
+        raise ValueError(f"its arrays have shapes {actual}, expected {expected}")
+    for name, array, least in (
+        ("total_ms", total, LEAST_MS),
+        ("class_ms", by_class, 0.0),
+        ("latency_ms", latency, LEAST_MS),
+    ):
+        if not np.all((array >= least) & (array <= MOST_MS)):
+            raise ValueError(f"{name} holds numbers outside of {least:g} to {MOST_MS:g}")
+    return Support(total, by_class, latency)

@@ -8,7 +8,7 @@ stored, as if nothing stayed in a cache: what a runtime fuses is decided later (
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from predictor.kinds import KINDS, Family, Kind, Traffic
@@ -27,6 +27,7 @@ _COMPUTES_IN_INT8 = frozenset(
         "com.microsoft/QGemm",
     )
 )
+_TOUCHES_INPUTS = (Family.REDUCE, Family.POOL, Family.NORMALISE, Family.SEARCH)
 _LOOKED_UP_TABLES = 3  # words, positions and segments of an embedding: one row of each per token
 
 # Cycles per element of what CPU libraries do one element at a time, and of a softmax per row. Rounded from
@@ -66,6 +67,7 @@ _SCALAR_CYCLES: Mapping[str, float] = {
     "Where": 20.0,
     **dict.fromkeys(("Acos", "Acosh", "Asin", "Asinh", "Atanh", "Cosh", "Sinh", "Tan"), 30.0),
 }
+_HAS_SCALAR_CYCLES = {*_SCALAR_CYCLES, "Softmax", "LogSoftmax", "Resize", "Upsample"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +93,12 @@ def cost_of(
     """
     kind = KINDS[full_kind]
     read = {tensor.name: tensor for tensor in inputs if tensor is not None}
-    written = sum(tensor.size_bytes for tensor in outputs if tensor is not None)
-    parameters = sum(tensor.elements for tensor in read.values() if tensor.is_weight)
+    written = sum([tensor.size_bytes for tensor in outputs if tensor is not None])
+    parameters = sum([tensor.elements for tensor in read.values() if tensor.is_weight])
     precision = _precision(kind, full_kind, attributes, inputs=inputs, outputs=outputs)
     if kind.traffic is Traffic.NONE:
         return Cost(macs=0, bytes_read=0, bytes_written=0, parameters=parameters, precision=precision)
-    bytes_read = sum(tensor.size_bytes for tensor in read.values())
+    bytes_read = sum([tensor.size_bytes for tensor in read.values()])
     first = inputs[0] if inputs else None
     if kind.traffic is Traffic.PICKED and first is not None:
         bytes_read -= max(first.size_bytes - written, 0)
@@ -114,11 +116,28 @@ def work_of(full_kind: str, inputs: Tensors, outputs: Tensors) -> float:
     Reductions and pools touch each input element once; a pool's overlapping windows are left to its
     family's factor.
     """
-    kind = KINDS[full_kind]
-    written = max((tensor.elements for tensor in outputs if tensor is not None), default=0)
-    if kind.family in (Family.REDUCE, Family.POOL, Family.NORMALISE, Family.SEARCH):
-        written = max([written, *(tensor.elements for tensor in inputs if tensor is not None)])
-    return kind.work * written
+    read = [tensor.elements for tensor in inputs if tensor is not None]
+    return work_of_elements(
+        KINDS[full_kind], read, [tensor.elements for tensor in outputs if tensor is not None]
+    )
+
+
+def work_of_elements(kind: Kind, read: Sequence[int], written: Sequence[int]) -> float:
+    """The same from the elements of the tensors that are read and written."""
+    most = max(written, default=0)
+    if kind.family in _TOUCHES_INPUTS:
+        most = max((most, *read))
+    return kind.work * most
+
+
+def reads_count(kind: Kind) -> bool:
+    """Whether its work depends on what it reads."""
+    return kind.family in _TOUCHES_INPUTS
+
+
+def has_scalar_cycles(full_kind: str) -> bool:
+    """Whether `scalar_cycles_of` may give anything but zero."""
+    return full_kind in _HAS_SCALAR_CYCLES
 
 
 def scalar_cycles_of(
@@ -131,6 +150,8 @@ def scalar_cycles_of(
     """Processor cycles of one execution that no vector unit shortens: element by element, or once per
     row of a softmax.
     """
+    if full_kind not in _HAS_SCALAR_CYCLES:
+        return 0.0
     written = max((tensor.elements for tensor in outputs if tensor is not None), default=0)
     if full_kind in ("Softmax", "LogSoftmax"):
         first = inputs[0] if inputs else None

@@ -9,8 +9,8 @@ shape alone.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
+from hashlib import blake2b, sha256
 
 from predictor.graph import Operator, TensorInfo
 
@@ -29,44 +29,62 @@ def digest_of(
     """SHA-256 in hexadecimal. `operators` in any topological order; `integers`: values of short integer
     constants by name.
     """
-    labels = {
-        tensor.name: _hash("input", index, tensor.dtype, tensor.shape) for index, tensor in enumerate(inputs)
-    }
-    for name, tensor in tensors.items():
-        if name not in labels:
-            labels[name] = _hash(tensor.role, tensor.dtype, tensor.shape, integers.get(name))
-    stored = sorted(labels[name] for name, tensor in tensors.items() if tensor.is_weight)
+    labels = _labels(tensors, inputs, integers)
+    stored = sorted([labels[name] for name, tensor in tensors.items() if tensor.is_weight])
     before: list[str] = []
     for op in operators:
         made = [(tensors[name].dtype, tensors[name].shape) if name else None for name in op.outputs]
         read = [labels[name] if name else "" for name in op.inputs]
-        before.append(_hash(op.full_kind, sorted(op.attributes.items()), op.repeats, read, made))
+        mine = _hash(op.full_kind, sorted(op.attributes.items()), op.repeats, read, made)
+        before.append(mine)
         for index, name in enumerate(op.outputs):
             if name:
-                labels[name] = _hash(before[-1], index)
+                labels[name] = _hash(mine, index)
     behind = _hashes_behind(operators, outputs)
     both = sorted(_hash(one, other) for one, other in zip(before, behind, strict=True))
     ends = [labels[tensor.name] for tensor in outputs]
     starts = [labels[tensor.name] for tensor in inputs]
-    return hashlib.sha256(_hash(_VERSION, opset, starts, ends, both, stored).encode()).hexdigest()
+    return sha256(_hash(_VERSION, opset, starts, ends, both, stored).encode()).hexdigest()
+
+
+def _labels(
+    tensors: Mapping[str, TensorInfo],
+    inputs: Sequence[TensorInfo],
+    integers: Mapping[str, tuple[int, ...]],
+) -> dict[str, str]:
+    """Of each tensor before anything is known of where it comes from; the place of an input counts."""
+    labels = {
+        tensor.name: _hash("input", index, tensor.dtype, tensor.shape) for index, tensor in enumerate(inputs)
+    }
+    alike: dict[tuple[object, ...], str] = {}
+    for name, tensor in tensors.items():
+        if name not in labels:
+            described = (tensor.role, tensor.dtype, tensor.shape, integers.get(name))
+            label = alike.get(described)
+            if label is None:
+                label = alike[described] = _hash(*described)
+            labels[name] = label
+    return labels
 
 
 def _hashes_behind(operators: Sequence[Operator], outputs: Sequence[TensorInfo]) -> list[str]:
     """Of each operator, what happens to its results: needed to tell apart twins that feed different
     things.
     """
-    uses: dict[str, list[str]] = {}
+    uses: dict[str, list[str]] = {name: [] for op in operators for name in op.outputs}
     for index, tensor in enumerate(outputs):
-        uses.setdefault(tensor.name, []).append(_hash("output", index))
+        if tensor.name in uses:
+            uses[tensor.name].append(_hash("output", index))
     behind: list[str] = []
     for op in reversed(operators):
-        behind.append(_hash(op.full_kind, [sorted(uses.get(name, ())) for name in op.outputs]))
+        mine = _hash(op.full_kind, [sorted(uses[name]) for name in op.outputs])
+        behind.append(mine)
         for index, name in enumerate(op.inputs):
-            if name:
-                uses.setdefault(name, []).append(_hash(behind[-1], index))
+            if name and name in uses:  # what an operator makes: the uses of other tensors are not asked for
+                uses[name].append(_hash(mine, index))
     behind.reverse()
     return behind
 
 
 def _hash(*parts: object) -> str:
-    return hashlib.blake2b(repr(parts).encode("utf-8", "backslashreplace"), digest_size=16).hexdigest()
+    return blake2b(repr(parts).encode("utf-8", "backslashreplace"), digest_size=16).hexdigest()

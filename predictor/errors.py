@@ -4,6 +4,7 @@ PredictorError
 ├── GraphRejected       this ONNX file cannot become a graph; `code` says why, the message names what in it
 ├── CheckpointRejected  these bytes are no checkpoint that this version can read
 ├── AdaptationRejected  these observations cannot adapt a predictor
+├── LinesRejected       lines of a measurement file that cannot be used; the message names each of them
 └── GenomeRejected      this row of integers is no architecture of its space
 """
 
@@ -46,6 +47,10 @@ class CheckpointRejected(PredictorError):
 
 class AdaptationRejected(PredictorError):
     """These observations cannot adapt a predictor: none, of another target, or not positive."""
+
+
+class LinesRejected(PredictorError):
+    """Lines of a measurement file cannot be used; the message names file, line, field, value and remedy."""
 
 
 class GenomeRejected(PredictorError):

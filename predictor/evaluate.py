@@ -8,8 +8,9 @@ import numpy as np
 from pydantic import Field
 
 from devices.vocabulary import Value
-from predictor.adapt import Observation, TargetFacts, adapt_described, describe_observation, prior_from
-from predictor.features import FEATURE_VERSION
+from predictor.adapt import Observation, TargetFacts, adapt_described, describe_observation, pool_of
+from predictor.kernel_costs.features import FEATURE_VERSION
+from predictor.meta_checkpoint import MetaCheckpoint, shipped
 from predictor.predict import Prediction, Predictor
 
 MIN_OBSERVATIONS = 3  # fewer leave nothing to learn from when one is held out
@@ -17,7 +18,7 @@ COVERAGE = 0.9
 
 
 class FamilyAccuracy(Value):
-    """Errors over the models that spend most of their nominal time in one class of kernels."""
+    """Errors over the models that spend most of their time in one class of kernels."""
 
     mape: float
     sample_count: int
@@ -45,15 +46,20 @@ class AccuracyCard(Value):
 
 
 def accuracy_card(
-    target: TargetFacts, observations: Sequence[Observation], pool: Sequence[Observation] = ()
+    target: TargetFacts,
+    observations: Sequence[Observation],
+    pool: Sequence[Observation] = (),
+    *,
+    meta: MetaCheckpoint | None = None,
 ) -> AccuracyCard:
     """The card of a target. Raises `AdaptationRejected` as `adapt` does.
 
     What is left out is left out of the target's own measurements: the pool keeps the same model as other
     targets ran it, which is what there is to go by when this target is asked for a model new to it.
     """
-    described = [describe_observation(observation) for observation in observations]
-    prior = prior_from(pool, target.key)
+    meta = meta or shipped()
+    described = [describe_observation(observation, target, meta) for observation in observations]
+    pooled = pool_of(pool, target, meta)
     names = tuple(sorted(observation.name or observation.graph.digest for observation in observations))
     if len(observations) < MIN_OBSERVATIONS:
         return AccuracyCard(
@@ -65,19 +71,23 @@ def accuracy_card(
             mean_interval_width=None,
             sample_count=len(observations),
             trained_on=names,
-            pooled_targets=prior[1],
+            pooled_targets=pooled.keys,
         )
     predictions: list[Prediction] = []
     for held_out in range(len(observations)):
         kept = [index for index in range(len(observations)) if index != held_out]
         checkpoint = adapt_described(
-            target, [observations[i] for i in kept], [described[i] for i in kept], prior=prior
+            target,
+            [observations[i] for i in kept],
+            [described[i] for i in kept],
+            pool=pooled,
+            meta=meta,
         )
-        predictions += Predictor(checkpoint).predict_described([described[held_out]], COVERAGE)
+        predictions += Predictor(checkpoint, meta).predict_described([described[held_out]], COVERAGE)
     measured = [observation.median_ms for observation in observations]
     families = [one.family for one in described]
     return card_of(predictions, measured, families).model_copy(
-        update={"trained_on": names, "pooled_targets": prior[1]}
+        update={"trained_on": names, "pooled_targets": pooled.keys}
     )
 
 

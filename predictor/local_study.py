@@ -23,6 +23,7 @@ from predictor.adapt import Observation, TargetFacts, adapt
 from predictor.errors import GraphRejected, PredictorError
 from predictor.evaluate import COVERAGE, AccuracyCard, accuracy_card, card_of
 from predictor.graph import ModelGraph
+from predictor.model_files import MANIFEST, read_manifest, stated_shapes
 from predictor.onnx_reader import read_graph
 from predictor.predict import Prediction, Predictor
 from predictor.reference_set import reference_models
@@ -118,17 +119,11 @@ def subjects_in(folder: Path) -> list[Subject]:
     paths = sorted(folder.glob("*.onnx"))
     if not paths:
         raise PredictorError(f"no .onnx file is in {folder}")
-    manifest = folder / "manifest.json"
-    try:
-        described = json.loads(manifest.read_text(encoding="utf-8")) if manifest.exists() else {}
-    except ValueError as error:
-        raise PredictorError(f"{manifest} is not JSON: {error}") from error
-    subjects: list[Subject] = []
-    for path in paths:
-        entry = described.get(path.name, {}) if isinstance(described, dict) else {}
-        shapes = entry.get("input_shapes") if isinstance(entry, dict) else None
-        subjects.append(Subject(path.name, path.read_bytes(), _shapes(shapes, manifest)))
-    return subjects
+    manifest = folder / MANIFEST
+    described = read_manifest(manifest)
+    return [
+        Subject(path.name, path.read_bytes(), stated_shapes(described, path.name, manifest)) for path in paths
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,15 +231,3 @@ def _row(bench: Bench, predictor: Predictor, subject: Subject) -> Row:
 def _key(device_key: str, runtime: Runtime, model: ModelRef, plan: MeasurementPlan) -> str:
     shapes = sorted((name, list(shape)) for name, shape in model.input_shapes.items())
     return json.dumps([device_key, runtime.key, runtime.version, model.sha256, shapes, plan.level.value])
-
-
-def _shapes(given: object, manifest: Path) -> dict[str, tuple[int, ...]]:
-    """Sizes from a manifest; null means that the file fixes them all."""
-    if given is None:
-        return {}
-    if isinstance(given, dict) and all(
-        isinstance(name, str) and isinstance(sizes, list) and all(isinstance(size, int) for size in sizes)
-        for name, sizes in given.items()
-    ):
-        return {name: tuple(sizes) for name, sizes in given.items()}
-    raise PredictorError(f"{manifest}: input_shapes must map input names to lists of sizes, got {given!r}")

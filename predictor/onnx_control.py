@@ -10,11 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import onnx
-
 from predictor.errors import GraphCode, GraphRejected
-from predictor.onnx_nodes import Attributes, Node, attributes_of, malformed, rejected
-from predictor.onnx_order import label_of
+from predictor.onnx_decoded import FileGraph, FileNode
+from predictor.onnx_nodes import Attributes, Node, malformed, rejected
 from predictor.onnx_shapes import Typed
 from predictor.onnx_slots import Slot
 from predictor.onnx_values import integers
@@ -43,10 +41,10 @@ class _Repeated:
     trips: int
 
 
-def walk_if(walk: Walk, node: onnx.NodeProto, scope: Scope, prefix: str) -> None:
+def walk_if(walk: Walk, node: FileNode, scope: Scope, prefix: str) -> None:
     """Inline the branch that runs. Where either may, take the costlier, with a note."""
-    condition = scope.get(node.input[0]) if node.input else None
-    graphs = {attribute.name: attribute.g for attribute in node.attribute}
+    condition = next(iter(inputs_of(node, scope)), None)
+    graphs = dict(node.graphs)
     if condition is None or set(graphs) != {"then_branch", "else_branch"}:
         raise malformed(node, "needs a condition and two branches")
     if condition.value is not None and condition.value.size == 1:
@@ -63,7 +61,7 @@ def walk_if(walk: Walk, node: onnx.NodeProto, scope: Scope, prefix: str) -> None
         scope[name] = slot
 
 
-def walk_loop(walk: Walk, node: onnx.NodeProto, scope: Scope, prefix: str) -> None:
+def walk_loop(walk: Walk, node: FileNode, scope: Scope, prefix: str) -> None:
     """Inputs: trip count, condition, carried values. Outputs: the carried values, then one stacked
     tensor per further result.
     """
@@ -71,24 +69,24 @@ def walk_loop(walk: Walk, node: onnx.NodeProto, scope: Scope, prefix: str) -> No
     inputs = inputs_of(node, scope)
     carried = [slot for slot in inputs[2:] if slot is not None]
     trips = _trips(walk, node, inputs[:2])
-    inner = scope.new_child()
-    if len(body.input) != len(carried) + 2 or len(body.output) < len(carried) + 1:
+    inner = Scope(scope)
+    if len(body.inputs) != len(carried) + 2 or len(body.outputs) < len(carried) + 1:
         raise malformed(node, "has a body that does not take what it is given")
-    inner[body.input[0].name] = walk.slot(("int64", ()), prefix + "iteration")
-    inner[body.input[1].name] = walk.slot(("bool", ()), prefix + "condition")
-    for declared, slot in zip(body.input[2:], carried, strict=True):
-        inner[declared.name] = _variable(walk, node, slot, prefix + declared.name)
+    inner[body.inputs[0]] = walk.slot(("int64", ()), prefix + "iteration")
+    inner[body.inputs[1]] = walk.slot(("bool", ()), prefix + "condition")
+    for name, slot in zip(body.inputs[2:], carried, strict=True):
+        inner[name] = _variable(walk, node, slot, prefix + name)
     with walk.repeated(trips):
         results = walk.graph(body, inner, prefix)
     stacked = [(slot.dtype, (trips, *slot.shape)) for slot in results[len(carried) + 1 :]]
     _bind(walk, node, _Repeated(carried, results[1:], trips), stacked=stacked, scope=scope, prefix=prefix)
 
 
-def walk_scan(walk: Walk, node: onnx.NodeProto, scope: Scope, prefix: str) -> None:
+def walk_scan(walk: Walk, node: FileNode, scope: Scope, prefix: str) -> None:
     """Inputs: states, then tensors of which each trip takes one slice. Outputs: states, then stacked
     slices.
     """
-    body, attributes = _body(node), attributes_of(node)
+    body, attributes = _body(node), node.attributes
     if walk.opsets.get("", 0) < 9:
         raise rejected(
             node, "has the form of opset 8, which is not followed; convert the model to opset 9 or later"
@@ -98,16 +96,16 @@ def walk_scan(walk: Walk, node: onnx.NodeProto, scope: Scope, prefix: str) -> No
     states = inputs[: len(inputs) - count]
     scanned = inputs[len(states) :]
     axes = _integers(node, attributes, "scan_input_axes", [0] * len(scanned))
-    fits = len(body.input) == len(inputs) and len(axes) == len(scanned)
+    fits = len(body.inputs) == len(inputs) and len(axes) == len(scanned)
     if not fits or not scanned or any(not slot.shape for slot in scanned):
         raise malformed(node, "has a body that does not take what it is given")
-    inner = scope.new_child()
-    for declared, slot in zip(body.input, states, strict=False):
-        inner[declared.name] = _variable(walk, node, slot, prefix + declared.name)
-    for declared, slot, axis in zip(body.input[len(states) :], scanned, axes, strict=True):
+    inner = Scope(scope)
+    for name, slot in zip(body.inputs, states, strict=False):
+        inner[name] = _variable(walk, node, slot, prefix + name)
+    for name, slot, axis in zip(body.inputs[len(states) :], scanned, axes, strict=True):
         at = axis % len(slot.shape)
         shape = (*slot.shape[:at], *slot.shape[at + 1 :])
-        inner[declared.name] = walk.slot((slot.dtype, shape), prefix + declared.name)
+        inner[name] = walk.slot((slot.dtype, shape), prefix + name)
     trips = scanned[0].shape[axes[0] % len(scanned[0].shape)]
     with walk.repeated(trips):
         results = walk.graph(body, inner, prefix)
@@ -119,7 +117,7 @@ CONTROL: Mapping[str, ControlFlow] = {"If": walk_if, "Loop": walk_loop, "Scan": 
 
 
 def _costlier(
-    walk: Walk, node: onnx.NodeProto, graphs: Mapping[str, onnx.GraphProto], *, scope: Scope, prefix: str
+    walk: Walk, node: FileNode, graphs: Mapping[str, FileGraph], *, scope: Scope, prefix: str
 ) -> _Branch:
     branches: list[_Branch] = []
     refusals: list[GraphRejected] = []
@@ -136,17 +134,17 @@ def _costlier(
         raise refusals[0]
     taken = max(branches, key=lambda branch: (branch.macs, len(branch.nodes)))
     why = "the other does not fit these input sizes" if refusals else "the costlier of the two"
-    walk.note(f"{label_of(node)}: which branch runs depends on the data; costed with {taken.label}, {why}")
+    walk.note(f"{node.label}: which branch runs depends on the data; costed with {taken.label}, {why}")
     return taken
 
 
 def _branch(
-    walk: Walk, node: onnx.NodeProto, graph: onnx.GraphProto, *, label: str, scope: Scope, prefix: str
+    walk: Walk, node: FileNode, graph: FileGraph, *, label: str, scope: Scope, prefix: str
 ) -> _Branch:
     """Walk a branch and take what it emitted and noted back out of the walk: the caller picks one."""
     nodes_before, notes_before = len(walk.nodes), len(walk.notes)
     try:
-        results = walk.graph(graph, scope.new_child(), f"{prefix}{label}/")
+        results = walk.graph(graph, Scope(scope), f"{prefix}{label}/")
         nodes = tuple(walk.nodes[nodes_before:])
         notes = tuple(walk.notes[notes_before:])
     finally:
@@ -157,44 +155,39 @@ def _branch(
     return _Branch(label, nodes, results, sum(inner.macs for inner in nodes), notes)
 
 
-def _body(node: onnx.NodeProto) -> onnx.GraphProto:
-    for attribute in node.attribute:
-        if attribute.name == "body" and attribute.type == onnx.AttributeProto.GRAPH:
-            graph: onnx.GraphProto = attribute.g
+def _body(node: FileNode) -> FileGraph:
+    for name, graph in node.graphs:
+        if name == "body":
             return graph
     raise malformed(node, "has no body")
 
 
-def _trips(walk: Walk, node: onnx.NodeProto, given: Sequence[Slot | None]) -> int:
+def _trips(walk: Walk, node: FileNode, given: Sequence[Slot | None]) -> int:
     count = given[0] if given else None
     known = None if count is None else count.value
     value = int(known.item()) if known is not None and known.size == 1 and known.dtype.kind in "iu" else None
     if value is None or value > MAX_TRIPS:
         raise rejected(node, "runs until the data says stop; give it a constant trip count")
     if len(given) > 1 and given[1] is not None:
-        walk.note(f"{label_of(node)}: may stop early; costed for all of its {value} trips")
+        walk.note(f"{node.label}: may stop early; costed for all of its {value} trips")
     return max(value, 0)
 
 
-def _integers(
-    node: onnx.NodeProto, attributes: Attributes, name: str, default: Sequence[int]
-) -> tuple[int, ...]:
+def _integers(node: FileNode, attributes: Attributes, name: str, default: Sequence[int]) -> tuple[int, ...]:
     try:
         return integers(attributes.get(name), default)
     except (ValueError, OverflowError) as error:
         raise malformed(node, f"has no whole numbers as its {name!r}: {error}") from error
 
 
-def _variable(walk: Walk, node: onnx.NodeProto, slot: Slot, name: str) -> Slot:
+def _variable(walk: Walk, node: FileNode, slot: Slot, name: str) -> Slot:
     """A carried value inside the body: it has the shape of what comes in, and another value each trip."""
     if slot.items is not None:
         raise rejected(node, "carries a sequence of tensors, which is not followed")
     return walk.slot((slot.dtype, slot.shape), name)
 
 
-def _stacked(
-    node: onnx.NodeProto, results: Sequence[Slot], attributes: Attributes, trips: int
-) -> list[Typed]:
+def _stacked(node: FileNode, results: Sequence[Slot], attributes: Attributes, trips: int) -> list[Typed]:
     axes = _integers(node, attributes, "scan_output_axes", [0] * len(results))
     typed: list[Typed] = []
     for slot, axis in zip(results, axes, strict=False):
@@ -204,7 +197,7 @@ def _stacked(
 
 
 def _bind(
-    walk: Walk, node: onnx.NodeProto, body: _Repeated, *, stacked: Sequence[Typed], scope: Scope, prefix: str
+    walk: Walk, node: FileNode, body: _Repeated, *, stacked: Sequence[Typed], scope: Scope, prefix: str
 ) -> None:
     """Name the outputs, and emit the loop itself, which ties what comes out to what the body made."""
     if any(slot.items is not None for slot in body.results):

@@ -14,31 +14,29 @@ import onnx
 from predictor.costs import cost_of
 from predictor.errors import GraphCode, GraphRejected
 from predictor.graph import AttributeValue
-from predictor.onnx_order import domain_of, full_kind_of, label_of
+from predictor.onnx_decoded import FileNode, attribute_value
 from predictor.onnx_shapes import Typed
-from predictor.onnx_slots import Slot, attribute_value, tensor_value
-from predictor.onnx_values import MAX_VALUE_ELEMENTS, Array, can_evaluate, evaluate
+from predictor.onnx_slots import Slot, dtype_of, tensor_value
+from predictor.onnx_values import MAX_VALUE_ELEMENTS, MAX_VALUE_RANK, Array, can_evaluate, evaluate
 
 Attributes = Mapping[str, AttributeValue]
+_FOLLOWED = frozenset(("Shape", "Size", "ConstantOfShape"))
 _DTYPE_OF_VALUE = {"value_int": "int64", "value_float": "float32", "value_string": "string"}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Node:
-    """An operator that runs, before it is costed."""
+    """An operator that runs, before it is costed. `key`: of its kind and attributes, see `FileNode`."""
 
     name: str
     kind: str
     domain: str
+    full_kind: str  # with its domain where that is not ONNX's own
     attributes: Attributes
+    key: tuple[object, ...] | None
     inputs: tuple[Slot | None, ...]
     outputs: tuple[Slot | None, ...]
     repeats: int
-
-    @property
-    def full_kind(self) -> str:
-        """The kind with its domain where that is not ONNX's own."""
-        return f"{self.domain}/{self.kind}" if self.domain else self.kind
 
     @property
     def macs(self) -> int:
@@ -48,24 +46,18 @@ class Node:
         return self.repeats * cost_of(self.full_kind, self.attributes, inputs=inputs, outputs=outputs).macs
 
 
-def attributes_of(node: onnx.NodeProto) -> dict[str, AttributeValue]:
-    """The attributes that are numbers, texts, or tuples of them."""
-    found = ((attribute.name, attribute_value(attribute)) for attribute in node.attribute)
-    return {name: value for name, value in found if value is not None}
-
-
-def rejected(node: onnx.NodeProto, detail: str) -> GraphRejected:
+def rejected(node: FileNode, detail: str) -> GraphRejected:
     """The refusal of an operator that cannot be costed."""
-    return GraphRejected(f"operator {label_of(node)}: {detail}", GraphCode.OPERATOR_UNSUPPORTED)
+    return GraphRejected(f"operator {node.label}: {detail}", GraphCode.OPERATOR_UNSUPPORTED)
 
 
-def malformed(node: onnx.NodeProto, detail: str) -> GraphRejected:
+def malformed(node: FileNode, detail: str) -> GraphRejected:
     """The refusal of a node that contradicts the ONNX standard."""
-    return GraphRejected(f"operator {label_of(node)} {detail}", GraphCode.MALFORMED)
+    return GraphRejected(f"operator {node.label} {detail}", GraphCode.MALFORMED)
 
 
 def made(
-    node: onnx.NodeProto,
+    node: FileNode,
     kind: str,
     attributes: Attributes,
     *,
@@ -75,14 +67,19 @@ def made(
 ) -> Node:
     """The operator to emit for an ONNX node, possibly under another kind."""
     name = node.name or next((slot.name for slot in outputs if slot is not None), kind)
-    return Node(name, kind, domain_of(node), attributes, tuple(inputs), tuple(outputs), repeats)
+    domain, is_same = node.domain, kind == node.op_type
+    full_kind = node.full_kind if is_same else f"{domain}/{kind}" if domain else kind
+    key = node.key if is_same else None
+    return Node(name, kind, domain, full_kind, attributes, key, tuple(inputs), tuple(outputs), repeats)
 
 
 def known_outputs(
-    node: onnx.NodeProto, inputs: Sequence[Slot | None], attributes: Attributes
+    node: FileNode, inputs: Sequence[Slot | None], attributes: Attributes
 ) -> Sequence[Array] | None:
     """Values of the outputs where all inputs have one and the kind is followed; None otherwise."""
-    kind = full_kind_of(node)
+    kind = node.full_kind
+    if kind not in _FOLLOWED and not can_evaluate(kind):
+        return None
     if kind == "Shape" and inputs and inputs[0] is not None:
         sizes = inputs[0].shape
         start, end = attributes.get("start", 0), attributes.get("end", len(sizes))
@@ -103,7 +100,7 @@ def known_outputs(
     return evaluate(kind, [None if slot is None else slot.value for slot in inputs], attributes)
 
 
-def plain_constant(node: onnx.NodeProto, attribute: onnx.AttributeProto) -> tuple[Typed, Array | None]:
+def plain_constant(node: FileNode, attribute: onnx.AttributeProto) -> tuple[Typed, Array | None]:
     """Type and value of a Constant written as numbers or texts (`value_int`, `value_floats`, ...)."""
     value = attribute_value(attribute)
     dtype = _DTYPE_OF_VALUE.get(attribute.name.removesuffix("s"))
@@ -118,13 +115,36 @@ def plain_constant(node: onnx.NodeProto, attribute: onnx.AttributeProto) -> tupl
         raise malformed(node, f"has a value that is no {dtype}: {error}") from error
 
 
-def _filled(node: onnx.NodeProto, inputs: Sequence[Slot | None]) -> Sequence[Array] | None:
-    """ConstantOfShape: its fill value is a tensor attribute, a float zero where it is absent."""
-    fill: Array | None = np.zeros(1, np.float32)
-    for attribute in node.attribute:
-        if attribute.name == "value":
-            fill = tensor_value(attribute.t, label_of(node))
-    shape = inputs[0].value if inputs and inputs[0] is not None else None
-    if fill is None or fill.size != 1 or shape is None or shape.ndim != 1:
+def filled_type(node: FileNode, inputs: Sequence[Slot | None]) -> Typed | None:
+    """Type of the output of a ConstantOfShape whose shape is known; None where it is not or the node is
+    odd.
+    """
+    shape = inputs[0].value if len(inputs) == 1 and inputs[0] is not None else None
+    if shape is None or shape.ndim != 1 or shape.dtype != np.int64 or len(node.protos) > 1:
         return None
-    return evaluate("Expand", [fill.reshape(()), shape], {})
+    sizes = tuple(shape.tolist())
+    if min(sizes, default=0) < 0:
+        return None
+    if not node.protos:
+        return "float32", sizes
+    fill = node.protos[0]
+    if fill.name != "value" or fill.type != onnx.AttributeProto.TENSOR or fill.t.dims[:] != [1]:
+        return None
+    return dtype_of(fill.t.data_type, node.label), sizes
+
+
+def _filled(node: FileNode, inputs: Sequence[Slot | None]) -> Sequence[Array] | None:
+    """ConstantOfShape: its fill value is a tensor attribute, a float zero where it is absent."""
+    shape = inputs[0].value if inputs and inputs[0] is not None else None
+    if shape is None or shape.ndim != 1 or shape.dtype.kind != "i" or shape.size > MAX_VALUE_RANK:
+        return None
+    sizes = tuple(shape.tolist())
+    if min(sizes, default=0) < 0 or math.prod([max(size, 1) for size in sizes]) > MAX_VALUE_ELEMENTS:
+        return None
+    fill: Array | None = np.zeros(1, np.float32)
+    for attribute in node.protos:
+        if attribute.name == "value":
+            fill = tensor_value(attribute.t, node.label)
+    if fill is None or fill.size != 1:
+        return None
+    return [np.full(sizes, fill.reshape(()))]

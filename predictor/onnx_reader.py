@@ -8,35 +8,43 @@ names the operator, tensor or axis: nothing is guessed silently. What was assume
 
 from __future__ import annotations
 
-from collections import ChainMap, Counter
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # onnx brings it, without stubs
 
 from devices.errors import MissingInputSizes, ModelRejected
 from devices.model_ref import MAX_INPUT_BYTES, InputSpec, resolve_input_shapes
-from predictor.costs import cost_of
+from predictor.costs import Cost, cost_of
 from predictor.digest import digest_of
 from predictor.errors import GraphCode, GraphRejected
 from predictor.graph import ModelGraph, Operator, TensorInfo
 from predictor.kinds import DEQUANTISES
 from predictor.onnx_control import CONTROL
-from predictor.onnx_functions import check_size, without_functions
+from predictor.onnx_decoded import FileGraph, check_texts, decoded
+from predictor.onnx_functions import without_functions
 from predictor.onnx_nodes import Node
-from predictor.onnx_slots import Slot, dtype_of
+from predictor.onnx_slots import MAX_RANK, Slot, dtype_of
 from predictor.onnx_walk import Scope, Walk
+from predictor.onnx_wire import check_parsed_size
 
 MAX_MODEL_BYTES = 1 << 30
 MAX_OPERATOR_COST = 1 << 46  # an hour of one operator; the sums over all operators still fit 64 bits
 _MAX_DIGEST_INTEGERS = 32
 _MAX_OPSET = 1 << 20
+_MAX_REMEMBERED = 4096
+_MAX_REMEMBERED_INPUTS = 64
+_remembered: dict[tuple[object, ...], Cost] = {}
 _MULTIPLIES = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul"))
 
 
 def read_inputs(model: bytes) -> tuple[InputSpec, ...]:
     """What the model declares as inputs, without those that are initializers. Raises `GraphRejected`."""
-    return _declared_inputs(_parsed(model))
+    parsed = _parsed(model)
+    decoded(parsed)
+    return _declared_inputs(parsed)
 
 
 def read_graph(model: bytes, input_shapes: Mapping[str, Sequence[int]]) -> ModelGraph:
@@ -46,7 +54,12 @@ def read_graph(model: bytes, input_shapes: Mapping[str, Sequence[int]]) -> Model
     sizes that do not fit, `operator_unsupported` an operator without a known cost or with an unknowable
     size, `malformed`, `external_data`, `too_large`.
     """
-    return _read(without_functions(_parsed(model)), input_shapes)
+    parsed = _parsed(model)
+    graph = decoded(parsed)
+    if parsed.functions:
+        parsed = without_functions(parsed)
+        graph = decoded(parsed)  # a function in a branch of a function: nesting adds up
+    return _read(parsed, graph, input_shapes)
 
 
 def summarise(graph: ModelGraph) -> dict[str, object]:
@@ -79,6 +92,7 @@ def _parsed(model: bytes) -> onnx.ModelProto:
         raise GraphRejected(
             f"the model has {len(model)} bytes, at most {MAX_MODEL_BYTES} are allowed", GraphCode.TOO_LARGE
         )
+    check_parsed_size(model)
     try:
         parsed: onnx.ModelProto = onnx.ModelProto.FromString(model)
     except DecodeError as error:
@@ -89,7 +103,6 @@ def _parsed(model: bytes) -> onnx.ModelProto:
         raise GraphRejected(
             "these bytes are not an ONNX file: no graph with an output is in them", GraphCode.MALFORMED
         )
-    check_size(parsed)
     return parsed
 
 
@@ -127,9 +140,15 @@ def _declared_inputs(model: onnx.ModelProto) -> tuple[InputSpec, ...]:
                 "with names for dynamic axes",
                 GraphCode.INPUTS_INVALID,
             )
+        if len(tensor.shape.dim) > MAX_RANK:
+            raise GraphRejected(
+                f"input {declared.name!r} has {len(tensor.shape.dim)} axes, at most {MAX_RANK} are allowed",
+                GraphCode.TOO_LARGE,
+            )
         axes: list[int | str | None] = [
             dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None for dim in tensor.shape.dim
         ]
+        check_texts(axis for axis in axes if axis is not None and not isinstance(axis, int))
         dtype = dtype_of(tensor.elem_type, f"input {declared.name!r}")
         specs.append(InputSpec.declared(declared.name, dtype, axes))
     names = Counter(spec.name for spec in specs)
@@ -147,7 +166,7 @@ def _resolved(specs: Sequence[InputSpec], given: Mapping[str, Sequence[int]]) ->
         raise GraphRejected(str(error), GraphCode.INPUTS_INVALID) from error
 
 
-def _read(model: onnx.ModelProto, input_shapes: Mapping[str, Sequence[int]]) -> ModelGraph:
+def _read(model: onnx.ModelProto, graph: FileGraph, input_shapes: Mapping[str, Sequence[int]]) -> ModelGraph:
     specs = _declared_inputs(model)
     shapes = _resolved(specs, input_shapes)
     opsets = _opsets(model)
@@ -157,7 +176,7 @@ def _read(model: onnx.ModelProto, input_shapes: Mapping[str, Sequence[int]]) -> 
         has_fixed_inputs=not any(spec.is_dynamic for spec in specs),
         control=CONTROL,
     )
-    scope: Scope = ChainMap({})
+    scope = Scope()
     inputs = [walk.slot((spec.dtype, shapes[spec.name]), spec.name, "input") for spec in specs]
     for slot in inputs:
         if slot.info.size_bytes > MAX_INPUT_BYTES:
@@ -167,18 +186,18 @@ def _read(model: onnx.ModelProto, input_shapes: Mapping[str, Sequence[int]]) -> 
                 GraphCode.TOO_LARGE,
             )
         scope[slot.name] = slot
-    outputs = walk.graph(model.graph, scope)
+    outputs = walk.graph(graph, scope)
     if any(slot.items is not None for slot in outputs):
         raise GraphRejected(
             "an output is a sequence of tensors; make it a tensor", GraphCode.OPERATOR_UNSUPPORTED
         )
-    return _finished(walk, inputs, outputs, notes=(*_findings(model, walk), *walk.notes))
+    return _finished(walk, inputs, outputs, notes=(*_findings(graph, walk), *walk.notes))
 
 
-def _findings(model: onnx.ModelProto, walk: Walk) -> list[str]:
+def _findings(graph: FileGraph, walk: Walk) -> list[str]:
     """What in the file costs time for nothing."""
-    listed = {declared.name for declared in model.graph.input}
-    replaceable = [tensor.name for tensor in model.graph.initializer if tensor.name in listed]
+    listed = set(graph.inputs)
+    replaceable = [name for name, _ in graph.tensors if name in listed]
     if walk.ir_version < 4 or not replaceable:
         return []
     return [
@@ -201,14 +220,16 @@ def _finished(
     starts = tuple(tensors[slot.name] for slot in inputs)
     integers = {name: value for name, slot in slots.items() if (value := _short_integers(slot)) is not None}
     opset = walk.opsets.get("", 0)
-    digest = digest_of(operators, tensors, inputs=starts, outputs=ends, integers=integers, opset=opset)
+    identify = partial(
+        digest_of, operators, tensors, inputs=starts, outputs=ends, integers=integers, opset=opset
+    )
     return ModelGraph(
         inputs=starts,
         outputs=ends,
         operators=operators,
         tensors=tensors,
         opset=opset,
-        digest=digest,
+        identify=identify,
         notes=tuple(notes),
     )
 
@@ -258,10 +279,8 @@ def _quantised_products(nodes: Sequence[Node]) -> dict[int, str]:
 
 
 def _operator(node: Node, tensors: Mapping[str, TensorInfo], precision: str | None) -> Operator:
-    inputs = [None if slot is None else tensors[slot.name] for slot in node.inputs]
-    outputs = [None if slot is None else tensors[slot.name] for slot in node.outputs]
-    cost = cost_of(node.full_kind, node.attributes, inputs=inputs, outputs=outputs)
-    largest = node.repeats * max(cost.macs, cost.bytes_read, cost.bytes_written, 1)
+    cost, repeats = _cost(node, tensors), node.repeats
+    largest = repeats * max(cost.macs, cost.bytes_read, cost.bytes_written, 1)
     if largest > MAX_OPERATOR_COST:
         raise GraphRejected(
             f"operator {node.full_kind} ({node.name!r}) takes {largest} steps for one inference, at most "
@@ -273,12 +292,36 @@ def _operator(node: Node, tensors: Mapping[str, TensorInfo], precision: str | No
         kind=node.kind,
         domain=node.domain,
         attributes=node.attributes,
-        inputs=tuple("" if slot is None else slot.name for slot in node.inputs),
-        outputs=tuple("" if slot is None else slot.name for slot in node.outputs),
-        macs=cost.macs * node.repeats,
-        bytes_read=cost.bytes_read * node.repeats,
-        bytes_written=cost.bytes_written * node.repeats,
+        inputs=tuple(["" if slot is None else slot.name for slot in node.inputs]),
+        outputs=tuple(["" if slot is None else slot.name for slot in node.outputs]),
+        macs=cost.macs * repeats,
+        bytes_read=cost.bytes_read * repeats,
+        bytes_written=cost.bytes_written * repeats,
         parameters=cost.parameters,
         precision=precision or cost.precision,
-        repeats=node.repeats,
+        repeats=repeats,
     )
+
+
+def _cost(node: Node, tensors: Mapping[str, TensorInfo]) -> Cost:
+    """The cost of one execution, worked out once for nodes that are alike."""
+    question: tuple[object, ...] | None = None
+    if node.key is not None and len(node.inputs) <= _MAX_REMEMBERED_INPUTS:
+        asked: list[object] = [node.key, len(node.inputs)]
+        for slot in node.inputs:
+            # A tensor that is read twice counts once: which it is tells its place among the inputs.
+            asked += (None,) if slot is None else (slot.dtype, slot.shape, slot.role, node.inputs.index(slot))
+        for slot in node.outputs:
+            asked += (None,) if slot is None else (slot.dtype, slot.shape)
+        question = tuple(asked)
+        known = _remembered.get(question)
+        if known is not None:
+            return known
+    inputs = [None if slot is None else tensors[slot.name] for slot in node.inputs]
+    outputs = [None if slot is None else tensors[slot.name] for slot in node.outputs]
+    cost = cost_of(node.full_kind, node.attributes, inputs=inputs, outputs=outputs)
+    if question is not None:
+        if len(_remembered) >= _MAX_REMEMBERED:
+            _remembered.clear()
+        _remembered[question] = cost
+    return cost

@@ -48,6 +48,11 @@ STANDINS: Mapping[str, Standin] = {
 }
 
 
+def has_rule(full_kind: str) -> bool:
+    """Whether `contrib_outputs` knows the kind."""
+    return full_kind in _RULES
+
+
 def contrib_outputs(
     full_kind: str, inputs: Sequence[Slot | None], attributes: Attributes
 ) -> Sequence[Typed] | None:

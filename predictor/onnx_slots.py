@@ -12,7 +12,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from predictor.errors import GraphCode, GraphRejected
-from predictor.graph import AttributeValue, Role, TensorInfo, bits_of
+from predictor.graph import Role, TensorInfo, bits_of
 from predictor.onnx_values import CARRIED_DTYPES, MAX_VALUE_ELEMENTS, Array
 
 MAX_TENSOR_BYTES = 8 << 30
@@ -28,12 +28,17 @@ _DTYPE_BY_CODE = {
     if name != "UNDEFINED"
 }
 _CODE_BY_DTYPE = {dtype: code for code, dtype in _DTYPE_BY_CODE.items()}
+_FIELDS = {"float32": "float_data", "int64": "int64_data", "int32": "int32_data", "float64": "double_data"}
+_RAW_DTYPES = {dtype: np.dtype(dtype).newbyteorder("<") for dtype in CARRIED_DTYPES}
+
+_MAX_REMEMBERED = 8192
+WITHIN_BOUNDS: set[tuple[str, tuple[int, ...]]] = set()  # dtypes and shapes that have been checked
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Slot:
     """A tensor, or a sequence of tensors (`items`). `name` is unique in the whole model, nested graphs
-    included.
+    included. Not frozen, as nothing is that is made once per tensor: that takes three times as long.
     """
 
     name: str
@@ -62,42 +67,67 @@ def dtype_of(code: int, where: str) -> str:
 
 
 def checked_shape(shape: Sequence[int], dtype: str, where: str) -> tuple[int, ...]:
-    """The shape, if its sizes are not negative and the tensor is within bounds. Raises `GraphRejected`."""
-    if any(size < 0 for size in shape):
-        raise GraphRejected(f"{where} has a negative size: {list(shape)}", GraphCode.MALFORMED)
-    if len(shape) > MAX_RANK:
+    """The shape, if its sizes are not negative and the tensor is within bounds; `where` names it. Raises
+    `GraphRejected`.
+    """
+    sizes = tuple(shape)
+    if (dtype, sizes) in WITHIN_BOUNDS:
+        return sizes
+    if any(size < 0 for size in sizes):
+        raise GraphRejected(f"{where} has a negative size: {list(sizes)}", GraphCode.MALFORMED)
+    if len(sizes) > MAX_RANK:
         raise GraphRejected(
-            f"{where} has {len(shape)} axes, at most {MAX_RANK} are allowed", GraphCode.TOO_LARGE
+            f"{where} has {len(sizes)} axes, at most {MAX_RANK} are allowed", GraphCode.TOO_LARGE
         )
     # An empty axis hides no huge one beside it: what is computed from the shape would have no bound.
-    size_bytes = math.prod(max(size, 1) for size in shape) * bits_of(dtype) // 8
+    size_bytes = math.prod(max(size, 1) for size in sizes) * bits_of(dtype) // 8
     if size_bytes > MAX_TENSOR_BYTES:
         raise GraphRejected(
-            f"{where} has shape {list(shape)} and takes {size_bytes} bytes, "
+            f"{where} has shape {list(sizes)} and takes {size_bytes} bytes, "
             f"at most {MAX_TENSOR_BYTES} are allowed; give smaller input sizes",
             GraphCode.TOO_LARGE,
         )
-    return tuple(shape)
+    if len(WITHIN_BOUNDS) >= _MAX_REMEMBERED:
+        WITHIN_BOUNDS.clear()
+    WITHIN_BOUNDS.add((dtype, sizes))
+    return sizes
 
 
-def slot_of_tensor(tensor: onnx.TensorProto, name: str, role: Role) -> Slot:
-    """A stored tensor; its value is read only where it may decide about a shape. Raises `GraphRejected`."""
-    where = f"tensor {name!r}"
-    if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
+def refuse_external(tensor: onnx.TensorProto, name: str) -> None:
+    """Raise `GraphRejected` for a tensor whose data are in another file: onnx would go and open it."""
+    if tensor.data_location == TensorProto.EXTERNAL or len(tensor.external_data):
         raise GraphRejected(
-            f"{where} keeps its data in another file; save the model with its weights inside",
+            f"tensor {name!r} keeps its data in another file; save the model with its weights inside",
             GraphCode.EXTERNAL_DATA,
         )
-    dtype = dtype_of(tensor.data_type, where)
-    shape = checked_shape(tensor.dims, dtype, where)
-    size_bytes = -(-math.prod(shape) * bits_of(dtype) // 8)
-    if tensor.HasField("raw_data") and tensor.ByteSize() < size_bytes:
+
+
+def stored_tensor(tensor: onnx.TensorProto, name: str) -> tuple[str, tuple[int, ...], Array | None]:
+    """Dtype, shape and value of a stored tensor; the value is read only where it may decide about a shape.
+    Raises `GraphRejected`.
+    """
+    refuse_external(tensor, name)
+    if len(tensor.dims) > MAX_RANK:
         raise GraphRejected(
-            f"{where} of shape {list(shape)} needs {size_bytes} bytes and holds fewer: "
+            f"tensor {name!r} has {len(tensor.dims)} axes, at most {MAX_RANK} are allowed",
+            GraphCode.TOO_LARGE,
+        )
+    dtype = _DTYPE_BY_CODE.get(tensor.data_type) or dtype_of(tensor.data_type, f"tensor {name!r}")
+    shape = checked_shape(tensor.dims[:], dtype, f"tensor {name!r}")
+    elements = math.prod(shape)
+    if not tensor.HasField("raw_data"):
+        return dtype, shape, _value_of(tensor, dtype, elements, name)
+    raw = tensor.raw_data
+    size_bytes = -(-elements * bits_of(dtype) // 8)
+    if len(raw) < size_bytes:
+        raise GraphRejected(
+            f"tensor {name!r} of shape {list(shape)} needs {size_bytes} bytes and holds fewer: "
             "the file is cut off or damaged",
             GraphCode.MALFORMED,
         )
-    return Slot(name=name, dtype=dtype, shape=shape, role=role, value=_value_of(tensor, dtype, shape, where))
+    if len(raw) == size_bytes and dtype in _RAW_DTYPES and elements <= _limit(dtype):
+        return dtype, shape, np.frombuffer(raw, _RAW_DTYPES[dtype]).reshape(shape)
+    return dtype, shape, _value_of(tensor, dtype, elements, name)
 
 
 def type_of(slot: Slot) -> onnx.TypeProto:
@@ -110,26 +140,6 @@ def data_of(slot: Slot) -> onnx.TensorProto | None:
     return None if slot.value is None else numpy_helper.from_array(np.ascontiguousarray(slot.value))
 
 
-def attribute_value(attribute: onnx.AttributeProto) -> AttributeValue | None:
-    """An attribute as plain data; None for tensors and graphs, which are not part of an operator's
-    description.
-    """
-    kinds = onnx.AttributeProto
-    if attribute.type == kinds.INT:
-        return attribute.i
-    if attribute.type == kinds.FLOAT:
-        return attribute.f
-    if attribute.type == kinds.STRING:
-        return attribute.s.decode("utf-8", "replace")
-    if attribute.type == kinds.INTS:
-        return tuple(attribute.ints)
-    if attribute.type == kinds.FLOATS:
-        return tuple(attribute.floats)
-    if attribute.type == kinds.STRINGS:
-        return tuple(item.decode("utf-8", "replace") for item in attribute.strings)
-    return None
-
-
 @lru_cache(maxsize=8192)
 def _type_proto(code: int, shape: tuple[int, ...]) -> onnx.TypeProto:
     return helper.make_tensor_type_proto(code, shape)
@@ -139,14 +149,23 @@ def tensor_value(tensor: onnx.TensorProto, where: str) -> Array | None:
     """The value of a small tensor; None for one too large to decide about a shape. Raises
     `GraphRejected` (malformed).
     """
+    refuse_external(tensor, where)
     dtype = dtype_of(tensor.data_type, where)
-    return _value_of(tensor, dtype, checked_shape(tensor.dims, dtype, where), where)
+    return _value_of(tensor, dtype, math.prod(checked_shape(tensor.dims[:], dtype, where)), where)
 
 
-def _value_of(tensor: onnx.TensorProto, dtype: str, shape: tuple[int, ...], where: str) -> Array | None:
-    limit = _MAX_FLOAT_VALUES if dtype.startswith("float") else MAX_VALUE_ELEMENTS
-    if dtype not in CARRIED_DTYPES or math.prod(shape) > limit:
+def _limit(dtype: str) -> int:
+    return _MAX_FLOAT_VALUES if dtype.startswith("float") else MAX_VALUE_ELEMENTS
+
+
+def _value_of(tensor: onnx.TensorProto, dtype: str, elements: int, where: str) -> Array | None:
+    if dtype not in CARRIED_DTYPES or elements > _limit(dtype):
         return None
+    field = _FIELDS.get(dtype)
+    if field is not None and not tensor.HasField("raw_data"):
+        items = getattr(tensor, field)
+        if len(items) == elements:
+            return np.array(items[:], dtype).reshape(tensor.dims[:])
     try:
         return numpy_helper.to_array(tensor)
     except (ValueError, TypeError, OverflowError) as error:

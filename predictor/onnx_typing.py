@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 
 import onnx
@@ -11,8 +10,10 @@ from onnx import checker, defs, helper, shape_inference
 
 from predictor.errors import GraphCode, GraphRejected
 from predictor.graph import AttributeValue
-from predictor.onnx_order import domain_of, full_kind_of, label_of
-from predictor.onnx_shapes import STANDINS, Standin, Typed, bounded_outputs, contrib_outputs
+from predictor.onnx_decoded import FileNode, decoded_node
+from predictor.onnx_nodes import filled_type
+from predictor.onnx_plain_types import plain_output
+from predictor.onnx_shapes import STANDINS, Standin, Typed, bounded_outputs, contrib_outputs, has_rule
 from predictor.onnx_slots import Slot, data_of, dtype_of, type_of
 
 _INFERENCE_ERRORS = (
@@ -30,49 +31,58 @@ _INFERENCE_ERRORS = (
 
 _MAX_REMEMBERED = 4096
 _MAX_REMEMBERED_ELEMENTS = 64  # of a value that decides about a shape
+_MAX_REMEMBERED_INPUTS = 64
+_FIRST_CONSTANT_OF_SHAPE = 9  # the opset that brought it
+# Kinds whose output shapes depend on no value: neither asked of inference nor remembered with its answer.
+_BLIND_TO_VALUES = frozenset(
+    (
+        "Add", "And", "AveragePool", "BatchNormalization", "Cast", "Clip", "Concat", "Conv", "ConvTranspose",
+        "DequantizeLinear", "Div", "Equal", "Erf", "Exp", "Flatten", "Gather", "Gemm", "GlobalAveragePool",
+        "HardSigmoid",
+        "HardSwish", "LayerNormalization", "LeakyRelu", "MatMul", "Max", "MaxPool", "Min", "Mul", "PRelu",
+        "Pow",
+        "QuantizeLinear", "Relu", "Sigmoid", "Softmax", "Sqrt", "Sub", "Sum", "Tanh", "Transpose", "Where",
+    )
+)  # fmt: skip
 _remembered: dict[tuple[object, ...], tuple[Typed, ...]] = {}  # what inference said, by its question
 
 
-@dataclass(frozen=True, slots=True)
-class OutputTypes:
-    """Dtype and shape of each output; `is_bound`: the sizes are the largest possible, the true ones
-    depend on the data.
-    """
-
-    typed: Sequence[Typed]
-    is_bound: bool = False
-
-
 def output_types(
-    node: onnx.NodeProto,
-    inputs: Sequence[Slot | None],
-    attributes: Mapping[str, AttributeValue],
-    opsets: Mapping[str, int],
-) -> OutputTypes:
-    """Types of the outputs. Raises `GraphRejected` naming the operator if it is unknown or does not fit its
-    inputs.
+    node: FileNode, inputs: Sequence[Slot | None], opsets: Mapping[str, int]
+) -> tuple[Sequence[Typed], bool]:
+    """Types of the outputs, and whether they are bounds: the largest possible sizes, where the true ones
+    depend
+    on the data. Raises `GraphRejected` naming the operator if it is unknown or does not fit its inputs.
 
     Outputs that have no name are typed too, as far as inference goes: the list may be longer or shorter
     than the node's.
     """
-    full_kind = full_kind_of(node)
-    ruled = _by_rule(node, contrib_outputs, inputs, attributes)
+    full_kind = node.full_kind
+    plain = plain_output(node, inputs, opsets.get("", 0))
+    if plain is not None:
+        return (plain,), False
+    ruled = _by_rule(node, contrib_outputs, inputs) if has_rule(full_kind) else None
     if ruled is not None:
-        return OutputTypes(ruled)
+        return ruled, False
     standin = STANDINS.get(full_kind)
     if standin is not None:
-        return OutputTypes(_by_standin(node, standin, inputs, attributes, opsets))
-    typed = _inferred(node, inputs, attributes, opsets)
+        return _by_standin(node, standin, inputs, opsets), False
+    typed = _inferred(node, inputs, opsets)
     if typed is not None:
-        return OutputTypes(typed)
-    bound = _by_rule(node, bounded_outputs, inputs, attributes)
+        return typed, False
+    bound = _by_rule(node, bounded_outputs, inputs)
     if bound is None:
         raise GraphRejected(
-            f"operator {label_of(node)}: the size of its output depends on values that only a run can tell; "
+            f"operator {node.label}: the size of its output depends on values that only a run can tell; "
             "make it constant, or cut the model before it",
             GraphCode.OPERATOR_UNSUPPORTED,
         )
-    return OutputTypes(bound, is_bound=True)
+    return bound, True
+
+
+def forget() -> None:
+    """Ask inference anew about every node: what it said before is dropped, as in a fresh process."""
+    _remembered.clear()
 
 
 @lru_cache(maxsize=4096)
@@ -84,21 +94,22 @@ def _schema(kind: str, version: int, domain: str) -> defs.OpSchema | None:
 
 
 def _inferred(
-    node: onnx.NodeProto,
-    inputs: Sequence[Slot | None],
-    attributes: Mapping[str, AttributeValue],
-    opsets: Mapping[str, int],
+    node: FileNode, inputs: Sequence[Slot | None], opsets: Mapping[str, int]
 ) -> Sequence[Typed] | None:
     """onnx's inference of one node; None where it leaves a size open. Asked once for nodes that are alike:
     networks repeat their blocks, and searches their networks.
     """
-    question = _question(node, inputs, attributes, opsets)
+    if node.full_kind == "ConstantOfShape" and opsets.get("", 0) >= _FIRST_CONSTANT_OF_SHAPE:
+        filled = filled_type(node, inputs)
+        if filled is not None:
+            return [filled]
+    question = _question(node, inputs, opsets)
     if question is None:
-        return _asked(node, inputs, opsets)
+        return inferred_types(node, inputs, opsets)
     known = _remembered.get(question)
     if known is not None:
         return known
-    typed = _asked(node, inputs, opsets)
+    typed = inferred_types(node, inputs, opsets)
     if typed is not None:
         if len(_remembered) >= _MAX_REMEMBERED:
             _remembered.clear()
@@ -107,54 +118,65 @@ def _inferred(
 
 
 def _question(
-    node: onnx.NodeProto,
-    inputs: Sequence[Slot | None],
-    attributes: Mapping[str, AttributeValue],
-    opsets: Mapping[str, int],
+    node: FileNode, inputs: Sequence[Slot | None], opsets: Mapping[str, int]
 ) -> tuple[object, ...] | None:
     """All that inference looks at; None where that is not small and plain."""
-    if len(attributes) != len(node.attribute):
-        return None  # a tensor or a graph is among them
-    asked: list[object] = [node.op_type, node.domain, *opsets.items(), len(node.attribute)]
-    asked += [(attribute.name, attribute.type, attributes[attribute.name]) for attribute in node.attribute]
-    asked.append(tuple(bool(name) for name in node.output))
+    if node.key is None or len(inputs) > _MAX_REMEMBERED_INPUTS:
+        return None
+    asked: list[object] = [node.key, *opsets.items(), len(node.output)]
+    if "" in node.output:
+        asked += map(bool, node.output)
+    if node.full_kind in _BLIND_TO_VALUES:
+        for slot in inputs:
+            if slot is None:
+                asked.append(None)
+            else:
+                asked += (slot.dtype, slot.shape)
+        return tuple(asked)
     for slot in inputs:
-        value = None if slot is None else slot.value
-        if value is not None and value.size > _MAX_REMEMBERED_ELEMENTS:
+        if slot is None:
+            asked.append(None)
+            continue
+        value = slot.value
+        if value is None:
+            asked += (slot.dtype, slot.shape)
+        elif value.size > _MAX_REMEMBERED_ELEMENTS:
             return None
-        known = None if value is None else value.tobytes()
-        asked.append(None if slot is None else (slot.dtype, slot.shape, known))
+        else:
+            asked += (slot.dtype, slot.shape, value.tobytes())
     return tuple(asked)
 
 
-def _asked(
-    node: onnx.NodeProto, inputs: Sequence[Slot | None], opsets: Mapping[str, int]
+def inferred_types(
+    node: FileNode, inputs: Sequence[Slot | None], opsets: Mapping[str, int]
 ) -> list[Typed] | None:
-    domain = domain_of(node)
+    domain = node.domain
     version = opsets.get(domain)
     if version is None:
         raise GraphRejected(
-            f"operator {label_of(node)} belongs to domain {domain or 'ai.onnx'!r}, "
+            f"operator {node.label} belongs to domain {domain or 'ai.onnx'!r}, "
             "which the file does not import",
             GraphCode.MALFORMED,
         )
     schema = _schema(node.op_type, version, domain)
     if schema is None:
         raise GraphRejected(
-            f"operator {label_of(node)} is unknown in opset {version}; replace it by standard operators",
+            f"operator {node.label} is unknown in opset {version}; replace it by standard operators",
             GraphCode.OPERATOR_UNSUPPORTED,
         )
     slots = {name: slot for name, slot in zip(node.input, inputs, strict=True) if slot is not None}
     types = {name: type_of(slot) for name, slot in slots.items()}
-    data = {name: known for name, slot in slots.items() if (known := data_of(slot)) is not None}
+    data: dict[str, onnx.TensorProto] = {}
+    if node.full_kind not in _BLIND_TO_VALUES:
+        data = {name: known for name, slot in slots.items() if (known := data_of(slot)) is not None}
     imports = [helper.make_opsetid(name, number) for name, number in opsets.items()]
     try:
-        found = shape_inference.infer_node_outputs(schema, node, types, data, {}, imports)
+        found = shape_inference.infer_node_outputs(schema, node.proto, types, data, {}, imports)
     except _INFERENCE_ERRORS as error:
         raise _does_not_fit(node, inputs, str(error)) from error
     typed: list[Typed] = []
     for index, name in enumerate(node.output):
-        entry = _typed(found[name], label_of(node)) if name in found else None
+        entry = _typed(found[name], node.label) if name in found else None
         if name and entry is None:
             # The mask of an old Dropout and the like: inference knows the first output and leaves the
             # others out.
@@ -173,23 +195,21 @@ def _typed(found: onnx.TypeProto, where: str) -> Typed | None:
 
 
 def _by_rule(
-    node: onnx.NodeProto,
+    node: FileNode,
     rules: Callable[[str, Sequence[Slot | None], Mapping[str, AttributeValue]], Sequence[Typed] | None],
     inputs: Sequence[Slot | None],
-    attributes: Mapping[str, AttributeValue],
 ) -> Sequence[Typed] | None:
     """What our own rules say of a node; None where they say nothing."""
     try:
-        return rules(full_kind_of(node), inputs, attributes)
+        return rules(node.full_kind, inputs, node.attributes)
     except ValueError as error:
         raise _does_not_fit(node, inputs, str(error)) from error
 
 
 def _by_standin(
-    node: onnx.NodeProto,
+    node: FileNode,
     standin: Standin,
     inputs: Sequence[Slot | None],
-    attributes: Mapping[str, AttributeValue],
     opsets: Mapping[str, int],
 ) -> Sequence[Typed]:
     """The shape that the standard operator would have; attributes that it does not know are left out."""
@@ -201,20 +221,22 @@ def _by_standin(
     slots = [
         Slot(name=f"input{i}", dtype="float32", shape=slot.shape) for i, slot in enumerate(picked) if slot
     ]
-    known = {name: value for name, value in attributes.items() if name in schema.attributes and value != ()}
+    known = {
+        name: value for name, value in node.attributes.items() if name in schema.attributes and value != ()
+    }
     plain = helper.make_node(standin.kind, [slot.name for slot in slots], ["output"])
     plain.attribute.extend(helper.make_attribute(name, value) for name, value in known.items())
-    typed = _asked(plain, slots, {"": version})
+    typed = inferred_types(decoded_node(plain), slots, {"": version})
     if typed is None:
         raise _does_not_fit(node, inputs, "its output has no size")
     source = inputs[standin.dtype_from] if 0 <= standin.dtype_from < len(inputs) else None
     return [("float32" if source is None else source.dtype, typed[0][1])]
 
 
-def _does_not_fit(node: onnx.NodeProto, inputs: Sequence[Slot | None], detail: str) -> GraphRejected:
+def _does_not_fit(node: FileNode, inputs: Sequence[Slot | None], detail: str) -> GraphRejected:
     shapes = ", ".join("-" if slot is None else f"{slot.dtype}{list(slot.shape)}" for slot in inputs)
     first_line = detail.strip().splitlines()[0] if detail.strip() else "no detail"
     return GraphRejected(
-        f"operator {label_of(node)} does not fit its inputs ({shapes}): {first_line}",
+        f"operator {node.label} does not fit its inputs ({shapes}): {first_line}",
         GraphCode.INPUTS_INVALID,
     )

@@ -20,12 +20,15 @@ from onnx import helper
 from predictor.graph import AttributeValue
 
 MAX_VALUE_ELEMENTS = 1024
+MAX_VALUE_RANK = 32  # axes
 CARRIED_DTYPES = frozenset(
     (
         "bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64",
         "float16", "float32", "float64",
     )
 )  # fmt: skip
+
+_NAMES = {np.dtype(name): name for name in CARRIED_DTYPES}
 
 Array = NDArray[Any]
 Inputs = Sequence[Array | None]
@@ -47,16 +50,23 @@ def evaluate(kind: str, inputs: Inputs, attributes: Attributes) -> tuple[Array, 
     try:
         with np.errstate(all="ignore"):
             outputs = tuple(np.asarray(out) for out in _EVALUATORS[kind](inputs, attributes))
-    except (ValueError, IndexError, TypeError, ArithmeticError, KeyError, AttributeError):
+    except (ValueError, IndexError, TypeError, ArithmeticError, KeyError, AttributeError, RuntimeError):
         return None  # the operands contradict each other: shape inference says so with the operator's name
     return outputs if all(out.size <= MAX_VALUE_ELEMENTS for out in outputs) else None
+
+
+def dtype_name(value: Array) -> str:
+    """The dtype's name, which numpy puts together at each call."""
+    return _NAMES.get(value.dtype) or str(value.dtype)
 
 
 def integers(value: AttributeValue | Array | None, default: Sequence[int] = ()) -> tuple[int, ...]:
     """An attribute or a small tensor as a tuple of ints; `default` where it is missing."""
     if value is None:
         return tuple(default)
-    return tuple(int(item) for item in np.atleast_1d(np.asarray(value)).ravel())
+    if isinstance(value, np.ndarray):
+        return tuple([int(item) for item in value.ravel().tolist()])
+    return tuple([int(item) for item in value]) if isinstance(value, tuple) else (int(value),)
 
 
 def _present(inputs: Inputs) -> list[Array]:

@@ -9,7 +9,6 @@ kernel behind it, and random generators are kept.
 
 from __future__ import annotations
 
-from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,29 +18,53 @@ import onnx
 from predictor.errors import GraphCode, GraphRejected
 from predictor.graph import Role
 from predictor.kinds import DEQUANTISES, KINDS
+from predictor.onnx_decoded import FileGraph, FileNode
 from predictor.onnx_nodes import (
     Attributes,
     Node,
-    attributes_of,
     known_outputs,
     made,
     malformed,
     plain_constant,
     rejected,
 )
-from predictor.onnx_order import full_kind_of, label_of, sorted_nodes
+from predictor.onnx_order import sorted_nodes
 from predictor.onnx_sequences import SEQUENCE_KINDS, concatenated, followed, split_shapes
 from predictor.onnx_shapes import Typed
-from predictor.onnx_slots import Slot, checked_shape, dtype_of, slot_of_tensor
+from predictor.onnx_slots import (
+    MAX_RANK,
+    WITHIN_BOUNDS,
+    Slot,
+    checked_shape,
+    dtype_of,
+    refuse_external,
+    stored_tensor,
+)
 from predictor.onnx_typing import output_types
-from predictor.onnx_values import Array
+from predictor.onnx_values import Array, dtype_name
 
 MAX_NOTES = 50
+MAX_HELD_ITEMS = 1_000_000
 
-Scope = ChainMap[str, Slot]
-ControlFlow = Callable[
-    ["Walk", onnx.NodeProto, Scope, str], None
-]  # walk, node, scope, prefix for names inside
+
+class Scope(dict[str, Slot]):
+    """The tensors of a graph by name; those of the graphs around it are found through it."""
+
+    def __init__(self, outer: Scope | None = None) -> None:
+        super().__init__()
+        self._outer = outer
+
+    def __missing__(self, name: str) -> Slot:
+        if self._outer is None:
+            raise KeyError(name)
+        return self._outer[name]
+
+    def knows(self, name: str) -> bool:
+        """Whether the name is one of this graph or of those around it."""
+        return name in self or (self._outer is not None and self._outer.knows(name))
+
+
+ControlFlow = Callable[["Walk", FileNode, Scope, str], None]  # walk, node, scope, prefix for names inside
 
 _NEVER_FOLDED = DEQUANTISES | {
     "Bernoulli",
@@ -69,43 +92,56 @@ class Walk:
     notes: list[str] = field(default_factory=list)
     _names: dict[str, int] = field(default_factory=dict)  # and the last number added to each
     _repeats: int = 1  # of the graph being walked
+    _held: int = 0  # tensors in sequences, at each step of one that grows
+    _special: frozenset[str] = frozenset()  # kinds that are not just typed and emitted
 
-    def graph(self, graph: onnx.GraphProto, scope: Scope, prefix: str = "") -> tuple[Slot, ...]:
+    def __post_init__(self) -> None:
+        self._special = SEQUENCE_KINDS | {"SplitToSequence", "Constant", *self.control}
+
+    def graph(self, graph: FileGraph, scope: Scope, prefix: str = "") -> tuple[Slot, ...]:
         """Walk a graph whose inputs are in `scope`; its outputs, in their order. Raises `GraphRejected`."""
         # Before IR version 4 every initializer had to be listed as an input, which said nothing about
         # replacing it.
-        listed = {declared.name for declared in graph.input} if self.ir_version >= 4 else set[str]()
-        for tensor in graph.initializer:
-            role: Role = "overridable" if tensor.name in listed else "constant"
-            stored = slot_of_tensor(tensor, prefix + tensor.name, role)
-            scope[tensor.name] = self.slot((stored.dtype, stored.shape), stored.name, role, stored.value)
-        for sparse in graph.sparse_initializer:
-            scope[sparse.values.name] = self._sparse(sparse, prefix + sparse.values.name)
-        for index, node in enumerate(sorted_nodes(graph, known=scope.maps[0], outer=scope)):
+        listed = set(graph.inputs) if self.ir_version >= 4 else set[str]()
+        for name, tensor in graph.tensors:
+            role: Role = "overridable" if name in listed else "constant"
+            dtype, shape, value = stored_tensor(tensor, prefix + name)
+            scope[name] = self._checked(dtype, shape, prefix + name, role, value)
+        for name, sparse in graph.sparse:
+            scope[name] = self._sparse(sparse, prefix + name)
+        for index, node in enumerate(sorted_nodes(graph, known=scope, is_known=scope.knows)):
             self._node(node, scope, prefix, index)
-        for declared in graph.output:
-            if declared.name not in scope:
-                raise GraphRejected(
-                    f"output {declared.name!r} is made by nothing in the file", GraphCode.MALFORMED
-                )
-        return tuple(scope[declared.name] for declared in graph.output)
+        for name in graph.outputs:
+            if not scope.knows(name):
+                raise GraphRejected(f"output {name!r} is made by nothing in the file", GraphCode.MALFORMED)
+        return tuple(scope[name] for name in graph.outputs)
 
     def slot(self, typed: Typed, name: str, role: Role = "activation", value: Array | None = None) -> Slot:
         """A new tensor, under a name that nothing else in the model has. Raises `GraphRejected` if it is
         out of bounds.
         """
         dtype, shape = typed
+        if typed not in WITHIN_BOUNDS:
+            shape = checked_shape(shape, dtype, f"tensor {name!r}")
+        return self._checked(dtype, shape, name, role, value)
+
+    def _checked(
+        self, dtype: str, shape: tuple[int, ...], name: str, role: Role, value: Array | None
+    ) -> Slot:
+        names = self._names
+        if name not in names:
+            names[name] = 1
+            return Slot(name, dtype, shape, role, value)
         unique = name
-        while unique in self._names:
-            self._names[name] += 1  # goes on where the last search for this name ended
-            unique = f"{name}#{self._names[name]}"
-        self._names[unique] = 1
-        checked = checked_shape(shape, dtype, f"tensor {name!r}")
-        return Slot(name=unique, dtype=dtype, shape=checked, role=role, value=value)
+        while unique in names:
+            names[name] += 1  # goes on where the last search for this name ended
+            unique = f"{name}#{names[name]}"
+        names[unique] = 1
+        return Slot(unique, dtype, shape, role, value)
 
     def emit(
         self,
-        node: onnx.NodeProto,
+        node: FileNode,
         attributes: Attributes,
         *,
         inputs: Sequence[Slot | None],
@@ -113,7 +149,7 @@ class Walk:
         kind: str | None = None,
     ) -> None:
         """Append an operator that runs. Raises `GraphRejected` for a kind without a known cost."""
-        if kind is None and full_kind_of(node) not in KINDS:
+        if kind is None and node.full_kind not in KINDS:
             raise rejected(node, "has no known cost; replace or remove it")
         self.nodes.append(
             made(
@@ -136,29 +172,31 @@ class Walk:
         finally:
             self._repeats = outer
 
-    def _node(self, node: onnx.NodeProto, scope: Scope, prefix: str, index: int) -> None:
-        kind = full_kind_of(node)
-        if kind == "Constant":
+    def _node(self, node: FileNode, scope: Scope, prefix: str, index: int) -> None:
+        kind = node.full_kind
+        if kind not in self._special:
+            self._plain(node, scope, prefix)
+        elif kind == "Constant":
             self._constant(node, scope, prefix)
         elif kind in self.control:
             self.control[kind](self, node, scope, f"{prefix}{node.name or f'{kind}_{index}'}/")
-        elif kind in SEQUENCE_KINDS or kind == "SplitToSequence":
-            self._sequence(node, scope, prefix)
         else:
-            self._plain(node, scope, prefix)
+            self._sequence(node, scope, prefix)
 
     def _sparse(self, sparse: onnx.SparseTensorProto, name: str) -> Slot:
+        refuse_external(sparse.values, name)
+        refuse_external(sparse.indices, name)
         dtype = dtype_of(sparse.values.data_type, f"tensor {name!r}")
-        return self.slot((dtype, tuple(sparse.dims)), name, "constant")
+        return self.slot((dtype, tuple(sparse.dims[: MAX_RANK + 1])), name, "constant")
 
-    def _constant(self, node: onnx.NodeProto, scope: Scope, prefix: str) -> None:
+    def _constant(self, node: FileNode, scope: Scope, prefix: str) -> None:
         """A Constant node is a stored tensor in another place."""
-        if len(node.attribute) != 1 or len(node.output) != 1:
+        if len(node.protos) != 1 or len(node.output) != 1:
             raise malformed(node, "must have one value and one output")
-        attribute, name = node.attribute[0], prefix + node.output[0]
+        attribute, name = node.protos[0], prefix + node.output[0]
         if attribute.type == onnx.AttributeProto.TENSOR:
-            stored = slot_of_tensor(attribute.t, name, "constant")
-            slot = self.slot((stored.dtype, stored.shape), name, "constant", stored.value)
+            dtype, shape, value = stored_tensor(attribute.t, name)
+            slot = self._checked(dtype, shape, name, "constant", value)
         elif attribute.type == onnx.AttributeProto.SPARSE_TENSOR:
             slot = self._sparse(attribute.sparse_tensor, name)
         else:
@@ -166,23 +204,23 @@ class Walk:
             slot = self.slot(typed, name, "constant", value)
         scope[node.output[0]] = slot
 
-    def _plain(self, node: onnx.NodeProto, scope: Scope, prefix: str) -> None:
+    def _plain(self, node: FileNode, scope: Scope, prefix: str) -> None:
         """A node without nested graphs: type its outputs, follow their values, and emit it unless it can
         be folded.
         """
         inputs = inputs_of(node, scope)
-        if any(slot is not None and slot.items is not None for slot in inputs):
-            raise rejected(node, "takes a sequence of tensors, which is not followed here")
-        attributes = attributes_of(node)
+        for slot in inputs:
+            if slot is not None and slot.items is not None:
+                raise rejected(node, "takes a sequence of tensors, which is not followed here")
+        attributes = node.attributes
         values = known_outputs(node, inputs, attributes)
         if values is not None:
-            typed: Sequence[Typed] = [(str(value.dtype), value.shape) for value in values]
+            typed: Sequence[Typed] = [(dtype_name(value), value.shape) for value in values]
         else:
-            types = output_types(node, inputs, attributes, self.opsets)
-            typed = types.typed
-            if types.is_bound:
+            typed, is_bound = output_types(node, inputs, self.opsets)
+            if is_bound:
                 largest = f"costed for the largest, {list(typed[0][1])}"
-                self.note(f"{label_of(node)}: the size of its output depends on the data; {largest}")
+                self.note(f"{node.label}: the size of its output depends on the data; {largest}")
         role: Role = "constant" if self._is_folded(node, inputs) else "activation"
         outputs: list[Slot | None] = []
         for index, name in enumerate(node.output):
@@ -191,22 +229,25 @@ class Walk:
                 outputs.append(None)
                 continue
             value = values[index] if values is not None else None
-            scope[name] = self.slot(typed[index], prefix + name, role, value)
-            outputs.append(scope[name])
+            scope[name] = made = self.slot(typed[index], prefix + name, role, value)
+            outputs.append(made)
         if role == "activation":
             self.emit(node, attributes, inputs=inputs, outputs=outputs)
 
-    def _is_folded(self, node: onnx.NodeProto, inputs: Sequence[Slot | None]) -> bool:
-        kind = full_kind_of(node)
+    def _is_folded(self, node: FileNode, inputs: Sequence[Slot | None]) -> bool:
+        kind = node.full_kind
         if kind in _NEVER_FOLDED:
             return False
-        if kind in ("Shape", "Size") and self.has_fixed_inputs:
+        if self.has_fixed_inputs and kind in ("Shape", "Size"):
             return True
-        return all(slot is None or slot.role == "constant" for slot in inputs)
+        for slot in inputs:  # noqa: SIM110 - asked of every node, and twice as fast as all()
+            if slot is not None and slot.role != "constant":
+                return False
+        return True
 
-    def _sequence(self, node: onnx.NodeProto, scope: Scope, prefix: str) -> None:
+    def _sequence(self, node: FileNode, scope: Scope, prefix: str) -> None:
         inputs = inputs_of(node, scope)
-        attributes, name = attributes_of(node), next(iter(node.output), "")
+        attributes, name = node.attributes, next(iter(node.output), "")
         try:
             if node.op_type == "SplitToSequence":
                 scope[name] = self._split(node, inputs, attributes, prefix + name)
@@ -215,12 +256,20 @@ class Walk:
                 scope[name] = self.slot((items[0].dtype, shape), prefix + name)
                 self.emit(node, attributes, inputs=items, outputs=[scope[name]], kind="Concat")
             else:
-                scope[name] = followed(node.op_type, inputs, prefix + name)
+                scope[name] = sequence = followed(node.op_type, inputs, prefix + name)
+                self._hold(node, len(sequence.items or ()))
         except (ValueError, IndexError, ArithmeticError) as error:
             raise rejected(node, str(error)) from error
 
+    def _hold(self, node: FileNode, items: int) -> None:
+        self._held += items
+        if self._held > MAX_HELD_ITEMS:
+            raise rejected(
+                node, f"makes sequences hold over {MAX_HELD_ITEMS} tensors, which are not followed"
+            )
+
     def _split(
-        self, node: onnx.NodeProto, inputs: Sequence[Slot | None], attributes: Attributes, name: str
+        self, node: FileNode, inputs: Sequence[Slot | None], attributes: Attributes, name: str
     ) -> Slot:
         whole = _first(inputs)
         shapes = split_shapes(whole, inputs[1] if len(inputs) > 1 else None, attributes)
@@ -229,14 +278,14 @@ class Walk:
         return Slot(name=name, dtype=whole.dtype, shape=(), items=items)
 
 
-def inputs_of(node: onnx.NodeProto, scope: Scope) -> list[Slot | None]:
+def inputs_of(node: FileNode, scope: Scope) -> list[Slot | None]:
     """The tensors that a node reads; None for an omitted one. Raises `GraphRejected` for one whose size
     is unknown.
     """
-    for name in node.input:
-        if name and name not in scope:
-            raise rejected(node, f"reads {name!r}, whose size is not known")
-    return [scope[name] if name else None for name in node.input]
+    try:
+        return [scope[name] if name else None for name in node.input]
+    except KeyError as missing:
+        raise rejected(node, f"reads {missing.args[0]!r}, whose size is not known") from None
 
 
 def _first(inputs: Sequence[Slot | None]) -> Slot:

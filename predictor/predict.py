@@ -1,9 +1,9 @@
 """Predict latencies of graphs on the target that a checkpoint was adapted to, with intervals and a word on
 extrapolation.
 
-An interval holds what is not known: the target's factors after few measurements (a mix of kernels that was
-hardly measured widens it by itself), the noise that the model cannot explain, and kinds of kernels and
-sizes that the target never ran.
+An interval holds what is not known: how the target differs from the sources after few measurements, the
+noise that the model cannot explain, and kernels that no measurement came near. Its width was calibrated on
+targets and model families that were left out of training.
 """
 
 from __future__ import annotations
@@ -13,19 +13,25 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtri
 
-from predictor.adapt import regressors
-from predictor.checkpoint import Checkpoint
-from predictor.errors import PredictorError
-from predictor.features import Described, describe
+from predictor.checkpoint import Checkpoint, Support
+from predictor.description import Described, describe, shares_of_kernels
+from predictor.errors import CheckpointRejected, PredictorError
+from predictor.few_shot.target import AdaptedGraphs, GraphEstimates
+from predictor.few_shot.whole_graphs import WholeGraphConfig
 from predictor.graph import ModelGraph
-from predictor.regression import moments, quantiles
+from predictor.kernel_costs.table import View, kernels_in, name_of, view_of
+from predictor.meta_checkpoint import MetaCheckpoint, shipped
 
-_UNSEEN_KIND_SD = 0.5  # of the log factor of a kind of kernel that was never measured here, within its class
-_UNSEEN_SIZE_SD = 0.15  # per factor e outside of the measured latencies
-_REPORTED_SHARE = 0.1  # of the estimated time: below, an unseen kind is not worth a word
-_REPORTED_FACTOR = 2.0  # outside of the measured latencies
-_REPORTED_SD = 0.35  # of the log latency, from not knowing the target
+Floats = NDArray[np.float64]
+
+_STRANGE_SD = 0.7  # of the log of what kernels take that no measurement came near
+_UNSEEN_SIZE_SD = 0.1  # per factor e outside of the measured latencies
+_REPORTED_SHARE = 0.1  # of the time: below, a strange kernel is not worth a word
+_REPORTED_FACTOR = 5.0  # outside of the measured latencies
+_REPORTED_SD = 0.45  # of the log latency
+_COVERAGE = 0.9  # that the widening was calibrated at
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +48,37 @@ class Prediction:
     reasons: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class LayerShare:
+    """A kernel's part of a predicted latency: its name, the operators that run in it, its kind, and its
+    milliseconds.
+    """
+
+    name: str
+    operators: tuple[str, ...]
+    kind: str
+    ms: float
+
+
 class Predictor:
     """Answers for one target. Immutable and safe to share between threads."""
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(self, checkpoint: Checkpoint, meta: MetaCheckpoint | None = None) -> None:
+        """Raises `CheckpointRejected` where the checkpoint stands on another meta-learned one."""
+        meta = meta or shipped()
+        made_with = checkpoint.provenance.meta_sha256
+        if made_with != meta.sha256:
+            raise CheckpointRejected(
+                f"the checkpoint stands on the meta-learned checkpoint {made_with[:12]}, here is "
+                f"{meta.sha256[:12]}; adapt the target again from its stored measurements"
+            )
         self.checkpoint = checkpoint
+        self._meta = meta
         self._target = checkpoint.provenance.target
-        self._seen = frozenset(checkpoint.provenance.seen_kinds)
+        self._pooled = [_adapted(support, meta.config) for support in checkpoint.pooled]
+        own = checkpoint.support
+        total_ms, class_ms = self._with_pooled(own.total_ms, own.class_ms)
+        self._adapted = AdaptedGraphs.of(total_ms, class_ms, own.latency_ms, meta.config)
 
     def predict(self, graph: ModelGraph, coverage: float = 0.9) -> Prediction:
         """The latency of one graph; `coverage` is the probability that the interval should hold it,
@@ -61,10 +91,10 @@ class Predictor:
         return self.predict_described([self.describe(graph) for graph in graphs], coverage)
 
     def describe(self, graph: ModelGraph) -> Described:
-        """The graph's features on this target, for `predict_described`: worth keeping where a graph is
+        """The graph's description on this target, for `predict_described`: worth keeping where a graph is
         asked for again.
         """
-        return describe(graph, self._target.runtime, self._target.hardware)
+        return describe(graph, self._target.runtime, self._target.hardware, self._meta)
 
     def predict_described(
         self, described: Sequence[Described], coverage: float = 0.9
@@ -76,60 +106,110 @@ class Predictor:
             raise PredictorError(f"coverage must lie between 0 and 1, got {coverage}")
         if not described:
             return ()
-        x, z = regressors(np.stack([one.values for one in described]))
-        posterior = self.checkpoint.posterior
-        means, variances = moments(posterior, x, z)  # (N, K)
-        centre = means @ posterior.weights  # (N,)
-        unseen = [self._unseen(one) for one in described]
-        beyond = self._beyond(centre)
-        foreign = np.asarray([sum(share**2 for share in kinds.values()) for kinds in unseen])
-        extra = _UNSEEN_KIND_SD**2 * foreign + (_UNSEEN_SIZE_SD * beyond) ** 2  # (N,)
-        deviations = np.sqrt(variances + posterior.noise**2 + extra[:, None])
-        tail = 0.5 * (1.0 - coverage)
-        levels = np.asarray([tail, 0.5, 1.0 - tail])
-        bounds = np.exp(quantiles(posterior.weights, means, deviations, levels))  # (N, 3)
-        unknown = np.sqrt(variances @ posterior.weights)
+        estimates = self._estimates(described)
+        deviation = self._deviations(estimates, described)
+        half = deviation * float(ndtri(0.5 + 0.5 * coverage) / ndtri(0.5 + 0.5 * _COVERAGE))
+        lower, upper = estimates.median_ms * np.exp(-half), estimates.median_ms * np.exp(half)
         return tuple(
-            _prediction(
-                bounds[i], coverage, self._reasons(unseen[i], float(np.exp(centre[i])), float(unknown[i]))
+            Prediction(
+                median_ms=float(median),
+                lower_ms=float(low),
+                upper_ms=float(high),
+                coverage=coverage,
+                extrapolates=bool(reasons),
+                reasons=reasons,
             )
-            for i in range(len(described))
+            for median, low, high, reasons in zip(
+                estimates.median_ms, lower, upper, self._all_reasons(estimates, described), strict=True
+            )
         )
 
-    def _unseen(self, described: Described) -> dict[str, float]:
-        return {kind: share for kind, share in described.shares.items() if kind not in self._seen}
+    def breakdown(self, graph: ModelGraph) -> tuple[LayerShare, ...]:
+        """The predicted median kernel by kernel, in the order of running; the parts sum to the median. The
+        call around the kernels comes last.
+        """
+        encoded = self._meta.pricer.encode(graph)
+        own = view_of(self._target.runtime)
+        view = own if own in encoded.tables else View.FUSED
+        priced = self._meta.pricer.price(encoded, self._target.runtime, self._target.hardware)
+        shares = shares_of_kernels(priced, view)
+        median_ms = self.predict(graph).median_ms
+        kernels = kernels_in(graph, view)
+        rows = [
+            LayerShare(
+                name=kernel.anchor.name or kernel.anchor.kind,
+                operators=tuple(op.name or op.kind for op in kernel.members),
+                kind=name_of(kernel),
+                ms=float(share * median_ms),
+            )
+            for kernel, share in zip(kernels, shares[:-1], strict=True)
+        ]
+        return (*rows, LayerShare("call", (), "call", float(shares[-1] * median_ms)))
 
-    def _beyond(self, centre: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _with_pooled(self, total_ms: Floats, class_ms: Floats) -> tuple[Floats, Floats]:
+        """The sources' milliseconds, and those of the pooled targets as further sources, whose classes are
+        divided as the sources divide them.
+        """
+        if not self._pooled:
+            return total_ms, class_ms
+        shares = (class_ms / total_ms[:, :, None]).mean(axis=1)  # (N, C)
+        said = [adapted.estimate(total_ms, class_ms).median_ms for adapted in self._pooled]
+        more = np.stack(said, axis=1)  # (N, Q)
+        return (
+            np.concatenate([total_ms, more], axis=1),
+            np.concatenate([class_ms, more[:, :, None] * shares[:, None, :]], axis=1),
+        )
+
+    def _estimates(self, described: Sequence[Described]) -> GraphEstimates:
+        total_ms = np.stack([one.total_ms for one in described])
+        class_ms = np.stack([one.class_ms for one in described])
+        return self._adapted.estimate(*self._with_pooled(total_ms, class_ms))
+
+    def _deviations(self, estimates: GraphEstimates, described: Sequence[Described]) -> Floats:
+        """Half the width of the 90 % interval of the log-latency (N,)."""
+        strange = np.asarray([sum(one.strange.values()) for one in described])
+        beyond = self._beyond(estimates.median_ms)
+        extra = (_STRANGE_SD * np.minimum(strange, 1.0)) ** 2 + (_UNSEEN_SIZE_SD * beyond) ** 2
+        widened: Floats = self._meta.facts.widening * np.sqrt(estimates.deviation**2 + extra)
+        return widened
+
+    def _beyond(self, median_ms: Floats) -> Floats:
         """How far outside of the measured latencies, in logarithms; 0 inside."""
         provenance = self.checkpoint.provenance
-        above = centre - np.log(provenance.longest_ms)
-        outside: NDArray[np.float64] = np.maximum(above, np.log(provenance.shortest_ms) - centre)
+        above = np.log(median_ms / provenance.longest_ms)
+        outside: Floats = np.maximum(above, np.log(provenance.shortest_ms / median_ms))
         return np.maximum(outside, 0.0)
 
-    def _reasons(self, unseen: dict[str, float], median_ms: float, unknown: float) -> tuple[str, ...]:
+    def _all_reasons(
+        self, estimates: GraphEstimates, described: Sequence[Described]
+    ) -> list[tuple[str, ...]]:
+        beyond = self._beyond(estimates.median_ms)
+        return [
+            self._reasons(one, float(median), float(deviation), float(outside))
+            for one, median, deviation, outside in zip(
+                described, estimates.median_ms, estimates.deviation, beyond, strict=True
+            )
+        ]
+
+    def _reasons(
+        self, described: Described, median_ms: float, deviation: float, beyond: float
+    ) -> tuple[str, ...]:
         provenance = self.checkpoint.provenance
         reasons = [
-            f"operator {kind} was never measured on this target ({share:.0%} of the estimated time)"
-            for kind, share in sorted(unseen.items(), key=lambda item: (-item[1], item[0]))
+            f"operator {what} than was ever measured ({share:.0%} of the estimated time)"
+            if ", " in what
+            else f"operator {what} was never measured ({share:.0%} of the estimated time)"
+            for what, share in sorted(described.strange.items(), key=lambda item: (-item[1], item[0]))
             if share >= _REPORTED_SHARE
         ]
-        shortest, longest = provenance.shortest_ms, provenance.longest_ms
-        if median_ms > longest * _REPORTED_FACTOR or median_ms < shortest / _REPORTED_FACTOR:
-            measured = f"{shortest:.3g} to {longest:.3g} ms"
+        if beyond > np.log(_REPORTED_FACTOR):
+            measured = f"{provenance.shortest_ms:.3g} to {provenance.longest_ms:.3g} ms"
             reasons.append(f"{median_ms:.3g} ms is outside of what was measured here ({measured})")
-        if unknown > _REPORTED_SD:
-            factor = f"uncertain by a factor {np.exp(unknown):.2f}"
+        if deviation > _REPORTED_SD:
+            factor = f"uncertain by a factor {np.exp(deviation):.2f}"
             reasons.append(f"no measured model spends its time like this one ({factor})")
         return tuple(reasons)
 
 
-def _prediction(bounds: NDArray[np.float64], coverage: float, reasons: tuple[str, ...]) -> Prediction:
-    lower, median, upper = (float(bound) for bound in bounds)
-    return Prediction(
-        median_ms=median,
-        lower_ms=min(lower, median),
-        upper_ms=max(upper, median),
-        coverage=coverage,
-        extrapolates=bool(reasons),
-        reasons=reasons,
-    )
+def _adapted(support: Support, config: WholeGraphConfig) -> AdaptedGraphs:
+    return AdaptedGraphs.of(support.total_ms, support.class_ms, support.latency_ms, config)

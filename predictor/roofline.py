@@ -1,10 +1,10 @@
 """A nominal machine: how long a kernel would take on a textbook processor with this one's instruction set.
 
-Each kernel takes the longer of its arithmetic and its memory traffic (Williams, Waterman and Patterson,
-"Roofline", doi:10.1145/1498765.1498785), plus a launch. The figures are round numbers for a laptop core at
-3 GHz, checked against single-operator models of our own on ONNX Runtime and fitted to no real model: what a
-target really does is learned as one factor per class of kernels (`predictor.adapt`). The accelerator's
-figures are orders of magnitude, not checked yet.
+Its rates, and the classes of kernels that they hold for (after Williams, Waterman and Patterson, "Roofline",
+doi:10.1145/1498765.1498785); `predictor.kernel_costs.nominal` makes times of them. The figures are round
+numbers for a laptop core at 3 GHz, checked against single-operator models of our own on ONNX Runtime and
+fitted to no real model: how far a runtime is off them is learned (`predictor.kernel_costs`). The
+accelerator's figures are orders of magnitude, not checked yet.
 """
 
 from __future__ import annotations
@@ -37,8 +37,7 @@ class KernelClass(StrEnum):
 
 GEMV_ROWS = 4  # up to here a product with a weight matrix is bound by reading it
 _FREQUENCY_HZ = 3e9
-_SHORT_FLOATS = ("float16", "bfloat16")
-_BY_FAMILY = {
+CLASS_BY_FAMILY = {
     Family.RECURRENT: KernelClass.RECURRENT,
     Family.ELEMENTWISE: KernelClass.ELEMENTWISE,
     Family.NORMALISE: KernelClass.NORMALISE,
@@ -51,12 +50,10 @@ _BY_FAMILY = {
     Family.CONTROL: KernelClass.LAUNCH,
 }
 # Share of the peak that a good library reaches. Depthwise kernels load about as often as they multiply.
-_EFFICIENCY = {
+EFFICIENCY = {
     KernelClass.CONV: 0.6, KernelClass.DEPTHWISE: 0.15, KernelClass.GEMM: 0.7, KernelClass.GEMV: 0.7,
     KernelClass.RECURRENT: 0.4, KernelClass.INT8: 0.5, KernelClass.LOW_BIT: 0.3,
 }  # fmt: skip
-_CONV_INTEGER = 0.35  # the operator of dynamic quantisation goes through a generic path
-_UNROLL_CYCLES = 0.75
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +114,7 @@ def machine_of(runtime: Runtime, hardware: Hardware) -> Machine:
 def class_of(kernel: Kernel) -> KernelClass:
     """The class that a kernel's time belongs to."""
     if kernel.family not in (Family.CONV, Family.MATMUL):
-        return _BY_FAMILY[kernel.family]
+        return CLASS_BY_FAMILY[kernel.family]
     if kernel.precision in ("int4", "uint4", "int2", "uint2"):
         return KernelClass.LOW_BIT
     if kernel.precision in ("int8", "uint8"):
@@ -126,75 +123,6 @@ def class_of(kernel: Kernel) -> KernelClass:
         return KernelClass.DEPTHWISE if kernel.is_depthwise else KernelClass.CONV
     is_bound_by_weights = kernel.rows <= GEMV_ROWS and kernel.weight_bytes > 0
     return KernelClass.GEMV if is_bound_by_weights else KernelClass.GEMM
-
-
-def times_ms(kernel: Kernel, machine: Machine) -> dict[KernelClass, float]:
-    """Nominal milliseconds by class: the kernel's own, its launch, and conversions that the precision
-    forces.
-    """
-    kind = class_of(kernel)
-    is_idle = kernel.family in (Family.VIEW, Family.CONTROL)
-    launch_s = (machine.view_s if is_idle else machine.launch_s) * kernel.launches
-    times = {KernelClass.LAUNCH: 1e3 * launch_s}
-    if is_idle:
-        return times
-    arithmetic_s = _arithmetic_s(kernel, kind, machine)
-    arithmetic_s += kernel.work / machine.work_per_s + kernel.scalar_cycles / machine.cycles_per_s
-    times[kind] = 1e3 * max(arithmetic_s, _memory_s(kernel, machine))
-    if kernel.precision in _SHORT_FLOATS and not machine.has_short_floats:
-        elements = (kernel.bytes_moved - kernel.weight_bytes) / 2
-        converted_s = 2.0 * elements / machine.work_per_s
-        times[KernelClass.CONVERT] = times.get(KernelClass.CONVERT, 0.0) + 1e3 * converted_s
-    return times
-
-
-def _arithmetic_s(kernel: Kernel, kind: KernelClass, machine: Machine) -> float:
-    if not kernel.macs:
-        return 0.0
-    rate = machine.macs_per_s * _EFFICIENCY.get(kind, 0.5)
-    if kind is KernelClass.INT8:
-        rate *= machine.int8_speedup
-    elif kernel.precision == "float64":
-        rate *= 0.5
-    if kernel.anchor.kind == "ConvInteger":
-        rate *= _CONV_INTEGER
-    if kind is KernelClass.DEPTHWISE:
-        return kernel.macs / (min(rate, machine.cycles_per_s) if _is_generic(kernel, machine) else rate)
-    arithmetic_s = kernel.macs / (rate * _use_of_lanes(kernel, machine.lanes))
-    if kernel.family is Family.CONV and _is_generic(kernel, machine):
-        unrolled = kernel.rows * kernel.inner * kernel.groups * kernel.launches
-        arithmetic_s += _UNROLL_CYCLES * unrolled / machine.cycles_per_s
-    return arithmetic_s
-
-
-def _is_generic(kernel: Kernel, machine: Machine) -> bool:
-    """A convolution whose weights cannot be laid out in vectors of filters: the image is unrolled into a
-    matrix instead.
-    """
-    filters = kernel.columns * kernel.groups if kernel.is_depthwise else kernel.columns
-    return filters % machine.lanes != 0 or kernel.has_replaceable_weights
-
-
-def _use_of_lanes(kernel: Kernel, lanes: int) -> float:
-    """Vectors are filled along the columns, and a sum over few products does not hide its loads and
-    stores.
-    """
-    if not kernel.columns:
-        return 1.0
-    filled = kernel.columns / (-(-kernel.columns // lanes) * lanes)
-    if kernel.family is Family.CONV and kernel.columns < lanes:
-        filled = max(filled, min(kernel.rows, lanes) / lanes * 0.5)  # few channels: along the image instead
-    return filled * kernel.inner / (kernel.inner + 16.0)
-
-
-def _memory_s(kernel: Kernel, machine: Machine) -> float:
-    """What fits the cache comes from there; the rest streams from memory. Per launch: a loop reads the
-    same bytes again.
-    """
-    per_launch = kernel.bytes_moved / max(kernel.launches, 1)
-    near = min(per_launch, machine.cache_bytes)
-    once = near / machine.cache_bytes_per_s + (per_launch - near) / machine.memory_bytes_per_s
-    return once * kernel.launches
 
 
 def _vectors(flags: set[str]) -> tuple[int, float]:

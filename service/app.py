@@ -14,7 +14,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from sqlalchemy import text
 
-from service import access, problems
+from service import access, problems, projects
 from service.artifacts import ArtifactStore
 from service.bootstrap import bootstrap
 from service.db.session import Database
@@ -104,6 +104,7 @@ def create_app(settings: Settings) -> FastAPI:
         health,
         problems.router,
         access.router,
+        projects.router,
         jobs.router,
         fleet.router,
         latency.router,

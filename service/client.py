@@ -5,8 +5,9 @@ ClientError
 └── ApiProblem          the server answered with a problem document: status, code, detail
 
 Every call may be repeated safely: GETs by nature, POSTs because each carries an `Idempotency-Key`, uploads
-because bytes are stored by their hash. So calls are tried again when no answer came, and when the server
-says 429 or 503 or that the first try is still at work.
+because bytes are stored by their hash, and latency queries because what they queue is queued once. So calls
+are tried again when no answer came, and when the server says 429 or 503 or that the first try is still at
+work.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from pydantic import BaseModel, ValidationError
 
 from service.access import ApiKeyCreate, ApiKeyCreated, RegistrationTokenCreate, RegistrationTokenCreated
 from service.errors import Problem
-from service.fleet.schemas import DeviceView, TargetView
+from service.fleet.schemas import DeviceView, TargetAccuracy, TargetView
 from service.jobs.schemas import JobEvents, JobView
 from service.latency.schemas import (
     Answer,
@@ -38,6 +39,7 @@ from service.latency.schemas import (
     Source,
 )
 from service.paging import PageOf
+from service.projects import ProjectChange, ProjectView
 from service.searches.schemas import FrontView, SearchCreate, SearchView, TrialView
 from service.security import Scope
 
@@ -138,14 +140,7 @@ class Client:
 
     def download_model(self, model: str, path: Path) -> int:
         """Write a model's bytes to a file, whole or not at all; their number."""
-        partial = path.with_name(f".{path.name}.part")
-        try:
-            response = self._tried(lambda: self._http.get(f"/v1/models/{model}/content"))
-            partial.write_bytes(response.content)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-        return len(response.content)
+        return self._saved(f"/v1/models/{model}/content", path)
 
     # ---- fleet -----------------------------------------------------------------------------------
 
@@ -173,7 +168,19 @@ class Client:
     ) -> list[Answer]:
         """Every model asked of every target, models first."""
         query = LatencyQuery(models=tuple(models), targets=tuple(targets), coverage=coverage, source=source)
-        return self._post(LatencyAnswers, "/v1/latency-queries", query).answers
+        return self.ask(query).answers
+
+    def ask(self, query: LatencyQuery) -> LatencyAnswers:
+        """All that a query may ask: an error that answers may have, a deadline, a limit, a ranking. Answers
+        whose `decision` is `queued` name the job that measures; ask again when it has ended.
+        """
+        document = query.model_dump(mode="json", exclude_unset=True)  # without a key: see above
+        path = "/v1/latency-queries"
+        return _parsed(LatencyAnswers, self._tried(lambda: self._http.post(path, json=document)))
+
+    def accuracy(self, target_id: str) -> TargetAccuracy:
+        """How well a target's live predictor does on the target's own measurements."""
+        return self._get(TargetAccuracy, f"/v1/targets/{target_id}/accuracy")
 
     def measure(self, request: MeasurementCreate, *, idempotency_key: str | None = None) -> JobView:
         """Queue a measurement; its job."""
@@ -182,6 +189,24 @@ class Client:
     def measurement(self, measurement_id: str) -> MeasurementView:
         """One finished measurement."""
         return self._get(MeasurementView, f"/v1/measurements/{measurement_id}")
+
+    def export_measurements(
+        self, path: Path, *, target: str | None = None, with_samples: bool = False
+    ) -> int:
+        """Write the project's shared measurements to a file, whole or not at all; the number of bytes."""
+        params = {"samples": str(with_samples).lower()} | ({} if target is None else {"target": target})
+        return self._saved("/v1/measurements/export", path, params)
+
+    # ---- project ---------------------------------------------------------------------------------
+
+    def project(self) -> ProjectView:
+        """The key's own."""
+        return self._get(ProjectView, "/v1/project")
+
+    def change_project(self, change: ProjectChange) -> ProjectView:
+        """Whether its measurements may become training data."""
+        document = change.model_dump(mode="json", exclude_unset=True)
+        return _parsed(ProjectView, self._tried(lambda: self._http.patch("/v1/project", json=document)))
 
     # ---- searches --------------------------------------------------------------------------------
 
@@ -267,6 +292,17 @@ class Client:
 
     def _get(self, kind: type[T], path: str, params: Mapping[str, str] | None = None) -> T:
         return _parsed(kind, self._tried(lambda: self._http.get(path, params=dict(params or {}))))
+
+    def _saved(self, address: str, path: Path, params: Mapping[str, str] | None = None) -> int:
+        """What is there, as a file; the number of its bytes."""
+        partial = path.with_name(f".{path.name}.part")
+        try:
+            response = self._tried(lambda: self._http.get(address, params=dict(params or {})))
+            partial.write_bytes(response.content)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+        return len(response.content)
 
     def _post(
         self, kind: type[T], path: str, body: BaseModel | Mapping[str, Any] | None, *, key: str | None = None

@@ -29,7 +29,7 @@ class Services:
     predictors: PredictorCache
 
 
-def services_of(request: Request) -> Services:
+async def services_of(request: Request) -> Services:  # what waits for nothing needs no thread
     """The services of the application that got this request."""
     return cast(Services, request.app.state.services)
 
@@ -37,19 +37,19 @@ def services_of(request: Request) -> Services:
 ServicesDep = Annotated[Services, Depends(services_of)]
 
 
-def _settings(services: ServicesDep) -> Settings:
+async def _settings(services: ServicesDep) -> Settings:
     return services.settings
 
 
-def _database(services: ServicesDep) -> Database:
+async def _database(services: ServicesDep) -> Database:
     return services.database
 
 
-def _artifacts(services: ServicesDep) -> ArtifactStore:
+async def _artifacts(services: ServicesDep) -> ArtifactStore:
     return services.artifacts
 
 
-def _predictors(services: ServicesDep) -> PredictorCache:
+async def _predictors(services: ServicesDep) -> PredictorCache:
     return services.predictors
 
 
@@ -76,8 +76,7 @@ def authenticated(
     """Whoever holds the API key that was sent, whatever its scopes."""
     token = _token(credentials)
     with database.read() as session:
-        caller = security.authenticate(session, token)
-        is_touch_due = security.is_touch_due(session, caller.key_id)
+        caller, is_touch_due = security.authenticate(session, token)
     if is_touch_due:
         with database.write() as session:
             security.touch(session, caller.key_id)
@@ -93,7 +92,7 @@ def require(caller: Principal, scope: Scope) -> None:
 def caller_with(scope: Scope) -> Any:
     """A dependency on a caller whose API key has `scope`: `Annotated[Principal, caller_with(Scope.READ)]`."""
 
-    def check(caller: Annotated[Principal, Depends(authenticated)]) -> Principal:
+    async def check(caller: Annotated[Principal, Depends(authenticated)]) -> Principal:
         require(caller, scope)
         return caller
 
@@ -108,7 +107,7 @@ def _agent(
         return security.authenticate_agent(session, token)
 
 
-def _registration(credentials: Annotated[_Credentials, Depends(_registration_token)]) -> str:
+async def _registration(credentials: Annotated[_Credentials, Depends(_registration_token)]) -> str:
     return _token(credentials)
 
 

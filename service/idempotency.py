@@ -220,7 +220,7 @@ def _stored_answer(row: IdempotencyKey) -> Response:
     return Response(row.body, row.status or 200, {**(row.headers or {}), REPLAYED_HEADER: "true"})
 
 
-def _request_key(
+async def _request_key(
     request: Request,
     response: Response,
     services: ServicesDep,

@@ -6,7 +6,7 @@ import json
 import zlib
 from collections.abc import Mapping, Sequence
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from devices.measurement import Measurement
@@ -76,6 +76,8 @@ def record(session: Session, *, job: tables.Job, measurement: Measurement) -> ta
         document=encode_document(measurement),
     )
     session.add(row)
+    target = tables.Target
+    session.execute(update(target).where(target.id == job.target_id).values(revision=target.revision + 1))
     session.flush()
     return row
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from typing import Protocol
 
 from sqlalchemy.orm import Session
 
@@ -20,6 +21,26 @@ MEDIA_TYPE = "application/vnd.laptime.checkpoint"
 CACHE_SIZE = 64
 
 
+class Answered(Protocol):
+    """A target's row, or what was read of it."""
+
+    @property
+    def key(self) -> str:
+        """Its readable name."""
+
+    @property
+    def state(self) -> str:
+        """Whether it is ready."""
+
+    @property
+    def state_reason(self) -> str | None:
+        """Why it is not."""
+
+    @property
+    def live_predictor_id(self) -> str | None:
+        """Who answers for it."""
+
+
 class PredictorCache:
     """The most recently used predictors of a process, by the SHA-256 of their checkpoint. Safe to share
     between threads.
@@ -30,8 +51,9 @@ class PredictorCache:
         self._size = size
         self._lock = threading.Lock()
         self._loaded: OrderedDict[str, Predictor] = OrderedDict()
+        self._checkpoints: dict[str, str] = {}  # SHA-256 by the row's id: rows never change
 
-    def live(self, session: Session, target: tables.Target) -> tuple[str, Predictor]:
+    def live(self, session: Session, target: Answered) -> tuple[str, Predictor]:
         """The id and the predictor that answer for `target` now. Raises `Conflict` (target_not_ready)."""
         if target.live_predictor_id is None:
             reason = target.state_reason or "its predictor is not adapted yet"
@@ -40,7 +62,11 @@ class PredictorCache:
 
     def get(self, session: Session, predictor_id: str) -> Predictor:
         """The predictor of this row, live or not."""
-        return self.load(session.get_one(tables.Predictor, predictor_id).checkpoint_sha256)
+        checkpoint_sha256 = self._checkpoints.get(predictor_id)
+        if checkpoint_sha256 is None:
+            checkpoint_sha256 = session.get_one(tables.Predictor, predictor_id).checkpoint_sha256
+            self._checkpoints[predictor_id] = checkpoint_sha256
+        return self.load(checkpoint_sha256)
 
     def load(self, checkpoint_sha256: str) -> Predictor:
         """The predictor with these bytes. Two threads that miss at once both load it, and one is kept."""

@@ -19,15 +19,19 @@ MAX_NAMED_CHOICES = 8  # of a genome in a table
 
 
 def answers_table(model_name: str, answers: Sequence[Answer]) -> Table:
-    """One row a target."""
+    """One row a target; where a limit was asked for, the fastest first, and whether each is below it."""
+    has_limit = any(answer.fits is not None for answer in answers)
+    if has_limit:
+        answers = sorted(answers, key=lambda answer: (answer.median_ms is None, answer.median_ms))
     return table(
         f"Latency of {model_name}",
-        ["target", "ms", "interval", "source", "notes"],
+        ["target", "ms", "interval", *(["fits"] if has_limit else []), "source", "notes"],
         [
             [
                 answer.target_key,
                 milliseconds(answer.median_ms),
                 interval_of(answer),
+                *([NOTHING if answer.fits is None else answer.fits.value] if has_limit else []),
                 source_of(answer),
                 notes_of(answer),
             ]
@@ -237,7 +241,7 @@ def notes_of(answer: Answer) -> str:
     """What to know about the number, or why there is none."""
     if answer.error is not None:
         return f"{answer.error.code}: {answer.error.detail}"
-    return "; ".join(answer.reasons)
+    return "; ".join([*([] if answer.because is None else [answer.because]), *answer.reasons])
 
 
 def accuracy_of(target: TargetView) -> str:

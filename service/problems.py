@@ -43,6 +43,8 @@ MEANINGS: Mapping[str, str] = MappingProxyType(
         "external_data": "The model keeps tensors in other files.",
         "operator_unsupported": "An operator of the model has no known cost; a device can still measure it.",
         "no_measurement": "There is no valid measurement of this model on this target.",
+        "query_too_large": "The query asks for more answers than the server gives at once.",
+        "measurements_not_shared": "The project does not allow that its measurements become training data.",
         "predictor_unusable": "The target's predictor belongs to another version of the service.",
         # devices and targets
         "target_not_ready": "The target has no predictor yet.",

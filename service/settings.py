@@ -42,6 +42,11 @@ class Settings(BaseSettings):
         return value.upper() if isinstance(value, str) else value
 
     @property
+    def silent_after_s(self) -> float:
+        """An agent that was not heard of for so long is lost: it missed three heartbeats."""
+        return 3 * self.agent_heartbeat_s
+
+    @property
     def is_embedded(self) -> bool:
         """Whether the database is the SQLite file that the server keeps for itself."""
         return self.database_url is None

@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(_options: argparse.Namespace, settings: AgentSettings) -> ExitCode:
     device = read_device(settings.device_key)
     counts = thread_counts_for(settings.thread_counts, device.hardware.physical_cores)
-    runtimes = available_runtimes(settings.engines, counts)
+    runtimes = available_runtimes(settings.engines, counts, settings.optimizations)
     if not runtimes:
         engines = ", ".join(settings.engines) or "none named"
         raise DevicesError(
@@ -148,8 +148,7 @@ def _doctor(options: argparse.Namespace, settings: AgentSettings) -> ExitCode:
 
 def _settings(options: argparse.Namespace) -> AgentSettings:
     """Flags win over the environment."""
-    names = ("server_url", "registration_token", "device_key", "state_dir", "engines", "log_level")
-    given = {name: getattr(options, name, None) for name in names}
+    given = {name: getattr(options, name, None) for name in AgentSettings.model_fields}
     try:
         return AgentSettings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
@@ -203,7 +202,15 @@ def _common_flags() -> argparse.ArgumentParser:
     flags.add_argument(
         "--state-dir", type=Path, metavar="DIR", help="where the agent keeps its identity and results"
     )
-    flags.add_argument("--engines", metavar="A,B", help="engines to use, default onnxruntime,openvino")
+    flags.add_argument(
+        "--engines", metavar="A,B", help="engines to use, default: all that are installed, but torch"
+    )
+    flags.add_argument(
+        "--optimizations",
+        metavar="A,B",
+        help="what to do with graphs, where an engine has a choice: default, and none, basic, extended "
+        "(onnxruntime)",
+    )
     flags.add_argument("--device-key", metavar="NAME", help="name of this machine, default: its host name")
     flags.add_argument("--log-level", choices=["DEBUG", "INFO", "WARNING", "ERROR"])
     return common

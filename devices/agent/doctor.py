@@ -18,7 +18,7 @@ from devices.agent.state import StateProblem, load_identity, prepare, running_da
 from devices.agent.tables import rows_as_text
 from devices.clock import SystemClock
 from devices.conditions import read_conditions
-from devices.engines.registry import ENGINES, available_runtimes
+from devices.engines.registry import ENGINES, INSTALL_COMMANDS, available_runtimes
 from devices.errors import EngineUnavailable, ServerRefused, WorkFailed
 from devices.hardware import read_device
 from devices.measurement import Conditions
@@ -71,7 +71,7 @@ def examine(settings: AgentSettings) -> DoctorReport:
     device = read_device(settings.device_key)
     counts = thread_counts_for(settings.thread_counts, device.hardware.physical_cores)
     conditions = read_conditions()
-    runtimes, engine_checks = _check_engines(settings.engines, counts)
+    runtimes, engine_checks = _check_engines(settings, counts)
     noise = estimate_noise(numpy_canary(), SystemClock())
     checks = (
         *engine_checks,
@@ -127,21 +127,25 @@ def report_as_text(report: DoctorReport) -> str:
 
 
 def _check_engines(
-    wanted: Sequence[str], thread_counts: Sequence[int]
+    settings: AgentSettings, thread_counts: Sequence[int]
 ) -> tuple[tuple[Runtime, ...], list[Check]]:
+    wanted = settings.engines
     runtimes: list[Runtime] = []
     checks: list[Check] = []
     names = dict.fromkeys([*wanted, *sorted(set(ENGINES) - NOT_FOR_USE)])
     for name in names:
         try:
-            offered = available_runtimes((name,), thread_counts)
+            offered = available_runtimes((name,), thread_counts, settings.optimizations)
         except (EngineUnavailable, WorkFailed) as error:
             checks.append(Check(name=f"engine {name}", status=Status.WARNING, detail=str(error)))
             continue
         checks.append(_check_engine(name, offered, is_wanted=name in wanted))
         runtimes += offered if name in wanted else ()
     if not runtimes:
-        advice = "pip install onnxruntime, and name it in LAPTIME_AGENT_ENGINES"
+        advice = (
+            "pip install onnxruntime, name it in LAPTIME_AGENT_ENGINES, and have default among "
+            "LAPTIME_AGENT_OPTIMIZATIONS"
+        )
         checks.append(
             Check(name="runtimes", status=Status.FAILED, detail="nothing to measure with", advice=advice)
         )
@@ -157,12 +161,16 @@ def _check_engine(name: str, offered: Sequence[Runtime], *, is_wanted: bool) -> 
     try:
         version = metadata.version(name)
     except metadata.PackageNotFoundError:
-        return Check(name=label, status=Status.INFO, detail="not installed", advice=f"pip install {name}")
+        advice = INSTALL_COMMANDS.get(name)
+        return Check(name=label, status=Status.INFO, detail="not installed", advice=advice)
     return Check(
         name=label,
         status=Status.WARNING,
-        detail=f"version {version} is installed, but does not load or finds no usable device",
-        advice=f"python -c 'import {name}' shows why",
+        detail=(
+            f"version {version} is installed, but does not load, finds no usable device or has none of the "
+            "optimisations asked for"
+        ),
+        advice=f"python -c 'from devices.engines.registry import *; create_engine(\"{name}\")' shows why",
     )
 
 

@@ -118,7 +118,11 @@ def _measure(
     remove_stale_folders()
     device = read_device(settings.device_key)
     counts = thread_counts_for(settings.thread_counts, device.hardware.physical_cores)
-    offered = available_runtimes(settings.engines, counts if options.threads is None else (options.threads,))
+    offered = available_runtimes(
+        settings.engines,
+        counts if options.threads is None else (options.threads,),
+        settings.optimizations,
+    )
     request = MeasurementRequest(
         device_key=device.key,
         runtime=choose_runtime(offered, options.runtime),

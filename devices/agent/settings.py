@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 from pydantic import AnyHttpUrl, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from devices.target import Slug
+from devices.target import Optimization, Slug
 
 ThreadCount = Annotated[int, Field(ge=1, le=1024)]
 
@@ -37,12 +37,13 @@ class AgentSettings(BaseSettings):
     registration_token: SecretStr | None = None  # used once, while the server accepts no stored identity
     device_key: Slug | None = None  # readable name of this machine; None: its host name
     state_dir: Path = Field(default_factory=default_state_dir)  # identity, lock, spool and model cache
-    engines: Annotated[tuple[Slug, ...], NoDecode] = ("onnxruntime", "openvino")
+    engines: Annotated[tuple[Slug, ...], NoDecode] = ("onnxruntime", "openvino", "mnn", "ncnn")
+    optimizations: Annotated[tuple[Optimization, ...], NoDecode] = ("default",)  # where engines have a choice
     thread_counts: Annotated[tuple[ThreadCount, ...], NoDecode] = ()  # empty: one, and every physical core
     model_cache_bytes: int = Field(default=2 << 30, ge=0)  # least recently used models go first; 0: no cache
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
-    @field_validator("engines", "thread_counts", mode="before")
+    @field_validator("engines", "optimizations", "thread_counts", mode="before")
     @classmethod
     def _split_at_commas(cls, value: object) -> object:
         if not isinstance(value, str):

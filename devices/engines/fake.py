@@ -13,8 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from devices.engine import Tensors
-from devices.errors import EngineUnavailable, ModelRejected
+from devices.engine import DEFAULT_ONLY, Tensors
+from devices.engines.offers import require_offered
+from devices.errors import ModelRejected
 from devices.measurement import LayerProfile, LayerTime
 from devices.model_ref import InputSpec
 from devices.target import Runtime
@@ -114,19 +115,21 @@ class FakeEngine:
         self.clock = ScriptedClock()
         self._script_of = script_of
 
-    def runtimes(self, thread_counts: Sequence[int]) -> Sequence[Runtime]:
+    def runtimes(
+        self, thread_counts: Sequence[int], optimizations: Sequence[str] = DEFAULT_ONLY
+    ) -> Sequence[Runtime]:
         """One per thread count; the latency does not depend on it."""
         return [
             Runtime(engine=self.name, version=VERSION, provider="cpu", threads=count)
             for count in thread_counts
+            if "default" in optimizations
         ]
 
     def load(self, model: bytes, runtime: Runtime, input_shapes: Mapping[str, Sequence[int]]) -> FakeSession:
         """Never parses. Raises `ModelRejected` for no bytes at all, and for `fake:reject`;
-        `EngineUnavailable` for a provider other than cpu.
+        `EngineUnavailable` for anything but what it offers.
         """
-        if runtime.provider != "cpu":
-            raise EngineUnavailable(f"the fake engine has no provider {runtime.provider!r}; it has cpu")
+        require_offered(runtime, library="the fake engine")
         if not model or model.startswith(b"fake:reject"):
             raise ModelRejected(
                 "the fake engine takes any bytes but none, and not those that say fake:reject"

@@ -1,7 +1,8 @@
 """ONNX Runtime: every execution provider that the installed build reports and that really runs here.
 
 One session is one target: `threads` is `intra_op_num_threads`, nodes run one after the other (sequential
-mode, one inter-op thread), all graph optimisations are on. Spinning stays as ONNX Runtime has it by default,
+mode, one inter-op thread). By default all graph optimisations are on; the levels below that (none, basic,
+extended) are targets of their own. Spinning stays as ONNX Runtime has it by default,
 since that is what users get: with two or more threads the workers wait busily between operators, so processor
 time exceeds what the model needs, and between two runs they wait a moment before they sleep.
 """
@@ -19,7 +20,7 @@ import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from devices.clock import SystemClock
-from devices.engine import Tensors
+from devices.engine import DEFAULT_ONLY, Tensors
 from devices.errors import EngineUnavailable, FailureCode, ModelRejected, WorkFailed
 from devices.inputs import check_dtype
 from devices.measurement import LayerProfile, LayerTime
@@ -33,6 +34,12 @@ REMOTE_PROVIDERS = frozenset({"AzureExecutionProvider"})
 FALLBACKS = {
     "TensorrtExecutionProvider": ("CUDAExecutionProvider",)
 }  # then the CPU, for nodes that neither runs
+LEVELS = {
+    "default": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+    "none": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+    "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+}
 LOG_FATAL_ONLY = 4  # errors arrive as exceptions
 PROFILE_PREFIX = "laptime-layers"  # in the working directory: the box's scratch folder
 
@@ -94,10 +101,13 @@ class OnnxRuntimeEngine:
     def __init__(self) -> None:
         self.clock = SystemClock()
 
-    def runtimes(self, thread_counts: Sequence[int]) -> Sequence[Runtime]:
-        """One per provider that runs a trial model, and thread count; accelerators come once, with the first
-        count, which only the nodes that stay on the CPU see.
+    def runtimes(
+        self, thread_counts: Sequence[int], optimizations: Sequence[str] = DEFAULT_ONLY
+    ) -> Sequence[Runtime]:
+        """One per provider that runs a trial model, thread count and optimisation level; accelerators come
+        once, with the first count, which only the nodes that stay on the CPU see.
         """
+        levels = [level for level in optimizations if level in LEVELS]
         usable = [
             slug_of_provider(provider)
             for provider in ort.get_available_providers()
@@ -107,7 +117,11 @@ class OnnxRuntimeEngine:
         for slug in sorted(usable, key=lambda provider: provider != "cpu"):
             counts = thread_counts if slug == "cpu" else thread_counts[:1]
             found += [
-                Runtime(engine=self.name, version=ort.__version__, provider=slug, threads=n) for n in counts
+                Runtime(
+                    engine=self.name, version=ort.__version__, provider=slug, threads=n, optimization=level
+                )
+                for level in levels
+                for n in counts
             ]
         return found
 
@@ -150,12 +164,19 @@ def slug_of_provider(provider: str) -> str:
 
 
 def session_options(runtime: Runtime) -> ort.SessionOptions:
-    """The options of a runtime, as the module's head describes them."""
+    """The options of a runtime, as the module's head describes them.
+
+    Raises `EngineUnavailable` for an optimisation that ONNX Runtime does not have.
+    """
+    if runtime.optimization not in LEVELS:
+        raise EngineUnavailable(
+            f"ONNX Runtime has no optimisation {runtime.optimization!r}; it offers {', '.join(LEVELS)}"
+        )
     options = ort.SessionOptions()
     options.intra_op_num_threads = runtime.threads
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.graph_optimization_level = LEVELS[runtime.optimization]
     options.log_severity_level = LOG_FATAL_ONLY
     return options
 

@@ -15,8 +15,10 @@ from functools import cache
 import openvino as ov
 
 from devices.clock import SystemClock
-from devices.engine import Tensors
-from devices.errors import EngineUnavailable, FailureCode, ModelRejected, WorkFailed
+from devices.engine import DEFAULT_ONLY, Tensors
+from devices.engines.faithful import Reference, check_faithful, forget_peak_memory, run_reference
+from devices.engines.offers import require_offered
+from devices.errors import FailureCode, MissingInputSizes, ModelRejected, WorkFailed
 from devices.inputs import check_dtype
 from devices.measurement import LayerProfile, LayerTime
 from devices.model_ref import InputSpec
@@ -43,6 +45,7 @@ MEMORY_SIGNS = (
     "Out of memory",
     "CL_OUT_OF",
 )
+RESULT_SUFFIX = "/sink_port_0"  # of the node that stands for an output
 MAX_DETAIL_CHARACTERS = 1500
 NS_PER_US = 1000
 
@@ -50,10 +53,11 @@ NS_PER_US = 1000
 class OpenVinoSession:
     """A compiled model with one infer request."""
 
-    notes: Sequence[str] = ()
-
-    def __init__(self, inputs: Sequence[InputSpec], compiled: ov.CompiledModel) -> None:
+    def __init__(
+        self, inputs: Sequence[InputSpec], compiled: ov.CompiledModel, notes: Sequence[str] = ()
+    ) -> None:
         self.inputs = inputs
+        self.notes = notes
         self._names = [_name_of(port, f"output_{index}") for index, port in enumerate(compiled.outputs)]
         self._keys = {spec.name: index for index, spec in enumerate(inputs)}
         self.request = compiled.create_infer_request()
@@ -81,8 +85,12 @@ class OpenVinoEngine:
         self._core = _core()
         self._devices = {str(device).lower(): str(device) for device in self._core.available_devices}
 
-    def runtimes(self, thread_counts: Sequence[int]) -> Sequence[Runtime]:
+    def runtimes(
+        self, thread_counts: Sequence[int], optimizations: Sequence[str] = DEFAULT_ONLY
+    ) -> Sequence[Runtime]:
         """One per device and thread count; only the CPU's latency depends on threads, others come once."""
+        if "default" not in optimizations:
+            return []
         found: list[Runtime] = []
         for slug in sorted(self._devices, key=lambda device: device != "cpu"):
             counts = thread_counts if slug == "cpu" else thread_counts[:1]
@@ -94,19 +102,30 @@ class OpenVinoEngine:
     def load(
         self, model: bytes, runtime: Runtime, input_shapes: Mapping[str, Sequence[int]]
     ) -> OpenVinoSession:
-        """A compiled model, with the given sizes compiled in.
+        """A compiled model, with the given sizes compiled in; where all sizes are known, compared with ONNX
+        Runtime.
 
-        Raises `EngineUnavailable`, `ModelRejected` (model_invalid, operator_unsupported, inputs_invalid) and
-        `WorkFailed` (out_of_memory).
+        Raises `EngineUnavailable`, `ModelRejected` (model_invalid, operator_unsupported, inputs_invalid,
+        conversion_unfaithful) and `WorkFailed` (out_of_memory).
         """
-        return self._load(model, runtime, input_shapes, {})
+        graph, inputs = self._read(model, runtime, input_shapes)
+        reference = _reference(model, input_shapes, runtime)
+        forget_peak_memory()
+        compiled = self._compile(graph, runtime, {})
+        if reference is None:
+            return OpenVinoSession(inputs, compiled)
+        notes = check_faithful(
+            OpenVinoSession(inputs, compiled), reference, model=model, library=f"OpenVINO {self.version}"
+        )
+        return OpenVinoSession(inputs, compiled, notes)
 
     def profile_layers(
         self, model: bytes, runtime: Runtime, tensors: Tensors, runs: int
     ) -> LayerProfile | None:
         """From OpenVINO's performance counters. Coverage is over the end-to-end time of the same runs."""
         shapes = {name: tensor.shape for name, tensor in tensors.items()}
-        session = self._load(model, runtime, shapes, {"PERF_COUNT": True})
+        graph, inputs = self._read(model, runtime, shapes)
+        session = OpenVinoSession(inputs, self._compile(graph, runtime, {"PERF_COUNT": True}))
         totals_ns: list[int] = []
         nodes_ns: dict[tuple[str, str], list[int]] = {}
         session.run(tensors)  # warm-up
@@ -130,25 +149,28 @@ class OpenVinoEngine:
             layers=layers, coverage=sum(layer.median_ns for layer in layers) / median(totals_ns)
         )
 
-    def _load(
-        self,
-        model: bytes,
-        runtime: Runtime,
-        input_shapes: Mapping[str, Sequence[int]],
-        extra: Mapping[str, object],
-    ) -> OpenVinoSession:
-        device = self._devices.get(runtime.provider)
-        if device is None:
-            raise EngineUnavailable(
-                f"OpenVINO {self.version} has no device {runtime.provider!r} here; "
-                f"it has {', '.join(self._devices)}"
-            )
+    def _read(
+        self, model: bytes, runtime: Runtime, input_shapes: Mapping[str, Sequence[int]]
+    ) -> tuple[ov.Model, list[InputSpec]]:
+        """The graph with the given sizes, and its inputs as the file declares them."""
+        require_offered(
+            runtime,
+            library=f"OpenVINO {self.version}",
+            providers=tuple(self._devices),
+            precisions=tuple(PRECISION_HINTS),
+        )
         try:
             graph = self._core.read_model(model, b"")
             inputs = [_declared(port, index) for index, port in enumerate(graph.inputs)]
             _set_sizes(graph, inputs, input_shapes)
-            compiled = self._core.compile_model(graph, device, {**_configuration(runtime, device), **extra})
-            return OpenVinoSession(inputs, compiled)
+        except (RuntimeError, MemoryError) as error:
+            raise failure_of_load(error, self.version) from error
+        return graph, inputs
+
+    def _compile(self, graph: ov.Model, runtime: Runtime, extra: Mapping[str, object]) -> ov.CompiledModel:
+        device = self._devices[runtime.provider]
+        try:
+            return self._core.compile_model(graph, device, {**_configuration(runtime, device), **extra})
         except (RuntimeError, MemoryError) as error:
             raise failure_of_load(error, self.version) from error
 
@@ -200,11 +222,19 @@ def failure_of_run(error: Exception) -> WorkFailed:
     )
 
 
+def _reference(model: bytes, input_shapes: Mapping[str, Sequence[int]], runtime: Runtime) -> Reference | None:
+    """None where there is nothing to compare with: sizes are missing, or ONNX Runtime lacks an operator."""
+    try:
+        return run_reference(model, input_shapes, precision=runtime.precision)
+    except MissingInputSizes:
+        return None
+    except ModelRejected as error:
+        if error.code is FailureCode.OPERATOR_UNSUPPORTED:
+            return None
+        raise
+
+
 def _configuration(runtime: Runtime, device: str) -> dict[str, object]:
-    if runtime.precision not in PRECISION_HINTS:
-        raise EngineUnavailable(
-            f"OpenVINO cannot convert to {runtime.precision!r}; it offers {', '.join(PRECISION_HINTS)}"
-        )
     configuration: dict[str, object] = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_PRECISION_HINT": PRECISION_HINTS[runtime.precision],
@@ -259,7 +289,13 @@ def _declared(port: ov.Output, index: int) -> InputSpec:
 
 
 def _name_of(port: ov.Output, otherwise: str) -> str:
+    """A tensor that nodes only pass on has the names of all of them; the node of an input or output has the
+    file's own.
+    """
+    own = port.get_node().get_friendly_name().removesuffix(RESULT_SUFFIX)
     names = sorted(port.get_names())
+    if own in names:
+        return str(own)
     return names[0] if names else otherwise
 
 

@@ -25,6 +25,7 @@ from sqlalchemy import (
     String,
     Text,
     UniqueConstraint,
+    false,
     text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -69,6 +70,8 @@ class Project(Table):
     __tablename__ = "projects"
     id: Mapped[str] = _id()
     name: Mapped[str] = mapped_column(String(100), unique=True)
+    # whether its measurements may become training data
+    shares_measurements: Mapped[bool] = mapped_column(Boolean, default=False, server_default=false())
     created_at: Mapped[dt.datetime] = _created_at()
 
 
@@ -142,6 +145,8 @@ class Target(Table):
     state: Mapped[str] = mapped_column(String(16))
     state_reason: Mapped[str | None] = mapped_column(Text)
     live_predictor_id: Mapped[str | None] = mapped_column(String(40))  # no foreign key: predictors point here
+    # raised with every measurement, so that what was read of them is known to be current
+    revision: Mapped[int] = mapped_column(Integer, default=0, server_default=text("0"))
     created_at: Mapped[dt.datetime] = _created_at()
 
 

@@ -21,11 +21,11 @@ from devices.wire import (
     RegisterReply,
     RegisterRequest,
 )
-from service.dependencies import AgentCaller, FleetAdmin, Reader, RegistrationSecret, ServicesDep
+from service.dependencies import AgentCaller, Caller, FleetAdmin, Reader, RegistrationSecret, ServicesDep
 from service.errors import problem_responses
 from service.fleet import registration, service, work
 from service.fleet.onboarding import stored_reference_set
-from service.fleet.schemas import DeviceView, TargetState, TargetView
+from service.fleet.schemas import DeviceView, TargetAccuracy, TargetState, TargetView
 from service.idempotency import IdempotentRoute, RequestKeyDep
 from service.jobs.schemas import JobView
 from service.paging import PageDep, PageOf
@@ -74,6 +74,18 @@ def list_targets(
 def get_target(caller: Reader, services: ServicesDep, target_id: TargetId) -> TargetView:
     """The target, why it is not ready if it is not, and the accuracy of its live predictor."""
     return service.get_target(services, caller.project_id, target_id)
+
+
+@_clients.get(
+    "/targets/{target_id}/accuracy",
+    summary="A target's accuracy card",
+    responses=problem_responses(404, 409),
+)
+def get_accuracy(caller: Caller, services: ServicesDep, target_id: TargetId) -> TargetAccuracy:
+    """Errors of the live predictor by family of models, the coverage of its intervals, what it was trained
+    on, and when. Any API key of the project may read it, whatever its scopes.
+    """
+    return service.get_accuracy(services, caller.project_id, target_id)
 
 
 @_clients.post(

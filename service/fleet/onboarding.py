@@ -1,5 +1,5 @@
 """Onboarding: what a new target measures first. One adapt job waits for one quick measurement of each
-reference model.
+reference model. Later measurements let a ready target's predictor be adapted again, in the background.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ from service.profiling import submit_profile
 
 MEASURING = "it measures the reference set; its onboarding job tells how far it is"
 NOT_ANNOUNCED = "the device's agent no longer offers this runtime"
+REFRESH = {"is_refresh": True}  # payload of an adapt job that no onboarding asked for
+REFRESH_DELAY_S = 20.0  # measurements that come meanwhile are learned from together
+REFRESH_PRIORITY = 20  # after onboarding and searches: the live predictor answers meanwhile
 _PLAN = MeasurementPlan(level=Level.QUICK)
 
 
@@ -72,6 +75,27 @@ def onboard(session: Session, target: tables.Target, reference_set: Sequence[Ref
         target.state, target.state_reason = TargetState.READY.value, None
     session.flush()
     return adapt
+
+
+def refresh(session: Session, target_id: str) -> tables.Job | None:
+    """A ready target has a new measurement: adapt its predictor again soon. None where an adapt job is queued
+    already, or where the target is not ready. One that runs may have missed the measurement, so it does not
+    count.
+    """
+    target = session.get_one(tables.Target, target_id)
+    if target.state != TargetState.READY.value or target.live_predictor_id is None:
+        return None
+    if repository.has_queued_adaptation(session, target.id):
+        return None
+    return queue.submit(
+        session,
+        project_id=target.project_id,
+        kind=JobKind.ADAPT,
+        payload=REFRESH,
+        target_id=target.id,
+        priority=REFRESH_PRIORITY,
+        delay_s=REFRESH_DELAY_S,
+    )
 
 
 def retire(session: Session, target: tables.Target) -> None:

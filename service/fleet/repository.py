@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import delete, func, or_, select, update
+from sqlalchemy import ColumnElement, delete, false, func, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from devices.wire import AgentState, HeartbeatRequest
@@ -144,15 +145,54 @@ def predictors(session: Session, ids: Collection[str]) -> Mapping[str, tables.Pr
     return {row.id: row for row in session.scalars(statement)}
 
 
-def newest_adapt_jobs(session: Session, project_id: str, target_ids: Collection[str]) -> dict[str, str]:
-    """The id of each target's newest adapt job, by target id."""
+def measured_since(session: Session, target_id: str, at: dt.datetime) -> int:
+    """How many valid measurements a target got after a moment."""
+    row = tables.Measurement
+    statement = select(func.count()).where(row.target_id == target_id, row.is_valid, row.created_at > at)
+    return session.scalars(statement).one()
+
+
+def newest_onboarding_jobs(session: Session, project_id: str, target_ids: Collection[str]) -> dict[str, str]:
+    """The id of each target's newest adapt job that an onboarding asked for, by target id."""
     job = tables.Job
     statement = (
         select(job.target_id, func.max(job.id))
         .where(job.project_id == project_id, job.kind == JobKind.ADAPT.value, job.target_id.in_(target_ids))
+        .where(~_is_refresh())
         .group_by(job.target_id)
     )
     return {target_id: job_id for target_id, job_id in session.execute(statement) if target_id is not None}
+
+
+def unfinished_onboarding(session: Session, target_id: str) -> str | None:
+    """The adapt job that an onboarding under way waits for."""
+    return _unfinished_adaptation(session, target_id, ~_is_refresh())
+
+
+def unfinished_refresh(session: Session, target_id: str) -> str | None:
+    """The adapt job that newer measurements asked for, if it has not ended."""
+    return _unfinished_adaptation(session, target_id, _is_refresh())
+
+
+def has_queued_adaptation(session: Session, target_id: str) -> bool:
+    """Whether an adapt job is still to begin, and so will see every measurement that there is now."""
+    is_queued = tables.Job.state == JobState.QUEUED.value
+    return _unfinished_adaptation(session, target_id, is_queued) is not None
+
+
+def _unfinished_adaptation(session: Session, target_id: str, condition: ColumnElement[bool]) -> str | None:
+    job = tables.Job
+    statement = select(job.id).where(
+        job.target_id == target_id,
+        job.kind == JobKind.ADAPT.value,
+        job.state.not_in(queue.ENDED_STATES),
+        condition,
+    )
+    return session.scalar(statement.order_by(job.id).limit(1))
+
+
+def _is_refresh() -> ColumnElement[bool]:
+    return func.coalesce(tables.Job.payload["is_refresh"].as_boolean(), false())
 
 
 def unfinished_jobs(session: Session, target_id: str, kinds: Collection[JobKind]) -> Sequence[str]:

@@ -61,6 +61,21 @@ class LivePredictor(BaseModel):
     created_at: dt.datetime
 
 
+class TargetAccuracy(BaseModel):
+    """How well a target's live predictor does on the target's own measurements, each predicted from all the
+    others.
+    """
+
+    target_id: str = Field(examples=["tgt_01k9m2x7wq4v"])
+    target_key: str
+    predictor_id: str
+    adapted_at: dt.datetime
+    measured_since: int = Field(description="Valid measurements that came later: it has not learned of them.")
+    accuracy: AccuracyCard = Field(
+        description="Errors, overall and by family of models; coverage of intervals; what it learned from."
+    )
+
+
 class TargetView(BaseModel):
     """A device with a runtime: what a latency belongs to."""
 
@@ -78,6 +93,7 @@ class TargetView(BaseModel):
     )
     predictor: LivePredictor | None
     onboarding_job_id: str | None = Field(
-        description="The newest adapt job of this target; its `waiting_for` and events tell how far it is."
+        description="The newest adapt job that an onboarding of this target asked for; its `waiting_for` and "
+        "events tell how far it is."
     )
     created_at: dt.datetime

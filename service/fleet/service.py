@@ -16,12 +16,17 @@ from service.errors import Conflict
 from service.fleet import repository
 from service.fleet.onboarding import ReferenceEntry, onboard
 from service.fleet.repository import SeenAgent
-from service.fleet.schemas import AgentView, DeviceView, LivePredictor, TargetState, TargetView
+from service.fleet.schemas import (
+    AgentView,
+    DeviceView,
+    LivePredictor,
+    TargetAccuracy,
+    TargetState,
+    TargetView,
+)
+from service.jobs import queue
 from service.jobs.schemas import JobView, job_view
-from service.jobs.states import JobKind
 from service.paging import PageOf, PageRequest
-
-SILENT_HEARTBEATS = 3  # an agent that missed so many is lost
 
 
 def list_devices(services: Services, project_id: str, page: PageRequest) -> PageOf[DeviceView]:
@@ -55,6 +60,24 @@ def get_target(services: Services, project_id: str, target_id: str) -> TargetVie
         return _target_viewer(session, project_id, [row])(row)
 
 
+def get_accuracy(services: Services, project_id: str, target_id: str) -> TargetAccuracy:
+    """Raises `NotFound`, or `Conflict` (target_not_ready) where nothing was adapted yet."""
+    with services.database.read() as session:
+        target = repository.target(session, project_id, target_id)
+        if target.live_predictor_id is None:
+            reason = target.state_reason or "its predictor is not adapted yet"
+            raise Conflict("target_not_ready", f"target {target.key} is {target.state}: {reason}")
+        row = session.get_one(tables.Predictor, target.live_predictor_id)
+        return TargetAccuracy(
+            target_id=target.id,
+            target_key=target.key,
+            predictor_id=row.id,
+            adapted_at=row.created_at,
+            measured_since=repository.measured_since(session, target.id, row.created_at),
+            accuracy=AccuracyCard.model_validate(row.accuracy),
+        )
+
+
 def onboard_again(
     session: Session, project_id: str, target_id: str, *, reference_set: Sequence[ReferenceEntry]
 ) -> JobView:
@@ -67,18 +90,22 @@ def onboard_again(
     if target.state == TargetState.RETIRED.value:
         detail = f"target {target.key} is retired: {target.state_reason}; start an agent that offers it"
         raise Conflict("target_retired", detail)
-    unfinished = repository.unfinished_jobs(session, target.id, [JobKind.ADAPT])
-    if unfinished:
-        detail = f"job {unfinished[0]} onboards target {target.key} already; wait for it, or cancel it"
-        raise Conflict("onboarding_in_progress", detail, job_id=unfinished[0])
+    unfinished = repository.unfinished_onboarding(session, target.id)
+    if unfinished is not None:
+        detail = f"job {unfinished} onboards target {target.key} already; wait for it, or cancel it"
+        raise Conflict("onboarding_in_progress", detail, job_id=unfinished)
+    refresh = repository.unfinished_refresh(session, target.id)
+    if refresh is not None:  # what it would make, the onboarding makes from more
+        queue.cancel(session, project_id=project_id, job_id=refresh)
     return job_view(onboard(session, target, reference_set))
 
 
 def _device_viewer(
     services: Services, session: Session, rows: Sequence[tables.Device]
 ) -> Callable[[tables.Device], DeviceView]:
-    silent_after_s = SILENT_HEARTBEATS * services.settings.agent_heartbeat_s
-    agents = repository.agents(session, [row.id for row in rows], silent_after_s=silent_after_s)
+    agents = repository.agents(
+        session, [row.id for row in rows], silent_after_s=services.settings.silent_after_s
+    )
 
     def view(row: tables.Device) -> DeviceView:
         agent = agents.get(row.id)
@@ -115,7 +142,7 @@ def _target_viewer(
     predictors = repository.predictors(
         session, {row.live_predictor_id for row in rows if row.live_predictor_id}
     )
-    onboarding = repository.newest_adapt_jobs(session, project_id, [row.id for row in rows])
+    onboarding = repository.newest_onboarding_jobs(session, project_id, [row.id for row in rows])
 
     def view(row: tables.Target) -> TargetView:
         return TargetView(

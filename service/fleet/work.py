@@ -35,6 +35,7 @@ from service.db import tables
 from service.dependencies import Services
 from service.errors import Invalid, LeaseLost, NotFound, Unauthenticated
 from service.fleet import repository
+from service.fleet.onboarding import refresh
 from service.fleet.registration import cadence_of
 from service.jobs import queue
 from service.jobs.queue import Lease
@@ -158,7 +159,10 @@ def complete(services: Services, caller: AgentPrincipal, job_id: str, request: C
             refused = error
             queue.fail(session, lease, code=RESULT_REFUSED, detail=error.detail, is_retryable=False)
         else:
+            is_first = not JobState(job.state).is_ended
             job = queue.complete(session, lease, {"measurement_id": row.id, "is_valid": row.is_valid})
+            if is_first and row.is_valid and not row.is_reference:
+                refresh(session, row.target_id)
     if refused is not None:
         raise refused
     return _state(job)

@@ -65,9 +65,10 @@ def submit(
     parent_id: str | None = None,
     priority: int = 0,
     max_attempts: int = 3,
+    delay_s: float = 0.0,
 ) -> Job:
-    """A new job, queued. A child makes its parent wait for it. Raises `Conflict` (parent_ended) where that is
-    too late.
+    """A new job, queued; it is not claimed before `delay_s` from now. A child makes its parent wait for it.
+    Raises `Conflict` (parent_ended) where that is too late.
     """
     parent = None if parent_id is None else _locked_parent(session, parent_id)
     job = Job(
@@ -85,6 +86,7 @@ def submit(
         max_attempts=max_attempts,
         fence=0,
         progress=0.0,
+        not_before=now_plus(delay_s) if delay_s else None,
     )
     session.add(job)
     if parent is not None:

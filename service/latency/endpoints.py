@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
 from devices.measurement import Measurement
@@ -13,7 +13,9 @@ from service.dependencies import DatabaseDep, Measurer, ModelWriter, Reader, Ser
 from service.errors import problem_responses
 from service.idempotency import IdempotentRoute, RequestKeyDep, StreamedIdempotentRoute
 from service.jobs.schemas import JobView
-from service.latency import queries, service
+from service.latency import export, queries, service
+from service.latency.answers import encoded
+from service.latency.query_route import QueryRoute
 from service.latency.schemas import (
     LatencyAnswers,
     LatencyQuery,
@@ -60,6 +62,9 @@ _uploads = APIRouter(
     responses=problem_responses(401, 403, 409, 413, 422),
 )
 _models = APIRouter(prefix="/v1/models", tags=["models"], responses=problem_responses(401, 403, 422))
+_queries = APIRouter(
+    prefix="/v1", tags=["latency"], route_class=QueryRoute, responses=problem_responses(401, 403, 404, 422)
+)
 _latency = APIRouter(
     prefix="/v1",
     tags=["latency"],
@@ -131,14 +136,35 @@ def download_model(caller: Reader, services: ServicesDep, model: ModelPath) -> F
     return FileResponse(path, media_type="application/onnx", filename=file_name)
 
 
-@_latency.post("/latency-queries", summary="Ask for latencies", responses=problem_responses(400, 409))
-def query_latency(caller: Reader, services: ServicesDep, query: LatencyQuery) -> LatencyAnswers:
+@_queries.post(
+    "/latency-queries",
+    summary="Ask for latencies",
+    response_model=LatencyAnswers,
+    responses={
+        202: {"model": LatencyAnswers, "description": "Answered, and better answers are being measured"},
+        **problem_responses(400, 409),
+    },
+)
+def query_latency(
+    caller: Reader, services: ServicesDep, key: RequestKeyDep, query: LatencyQuery, response: Response
+) -> Response:
     """Every model on every target: measured, or else predicted with an interval.
 
     A model or target that does not exist, and sizes that are missing, are mistakes of the whole request; a
     target that is not ready yet, or an operator that cannot be costed, is told in the answers it concerns.
+    Measurements that were queued are jobs to follow; `Location` leads to the job if there is one only.
     """
-    return LatencyAnswers(answers=queries.answer_query(services, caller.project_id, query))
+    reply = queries.answer_query(services, caller, query)
+    if not reply.orders:
+        return Response(encoded(reply.answers), media_type="application/json")
+    response.status_code = 202
+    with services.database.write() as session:
+        answers = queries.fulfil(session, caller.project_id, reply)
+        jobs = {answer.job_id for answer in answers.answers if answer.job_id is not None}
+        if len(jobs) == 1:
+            response.headers["Location"] = f"/v1/jobs/{jobs.pop()}"
+        body = key.answer(session, answers).model_dump_json()
+    return Response(body, 202, response.headers, media_type="application/json")
 
 
 @_latency.post(
@@ -169,6 +195,31 @@ def list_measurements(
     )
 
 
+@_latency.get(
+    "/measurements/export",
+    summary="Measurements as training data",
+    response_class=StreamingResponse,
+    responses={
+        200: {
+            "description": "one measurement a line, oldest first",
+            "content": {export.MEDIA_TYPE: {"schema": {"type": "string"}}},
+        },
+        **problem_responses(409),
+    },
+)
+def export_measurements(
+    caller: Reader,
+    services: ServicesDep,
+    target: OnTarget = None,
+    samples: Annotated[bool, Query(description="with the raw samples of each")] = False,
+) -> StreamingResponse:
+    """All valid measurements of a project that shares them (`PATCH /v1/project`), in the format that
+    `laptime-predictor adapt --measurements` reads.
+    """
+    lines = export.exported(services, caller.project_id, target=target, with_samples=samples)
+    return StreamingResponse(lines, media_type=export.MEDIA_TYPE)
+
+
 @_latency.get("/measurements/{measurement_id}", summary="One measurement")
 def get_measurement(caller: Reader, services: ServicesDep, measurement_id: MeasurementId) -> MeasurementView:
     """Its statistics and its verdict."""
@@ -187,6 +238,7 @@ def get_document(caller: Reader, services: ServicesDep, measurement_id: Measurem
 
 
 router = APIRouter()
+router.include_router(_queries)
 router.include_router(_uploads)
 router.include_router(_models)
 router.include_router(_latency)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
-from sqlalchemy import case, func, or_, select
-from sqlalchemy.orm import Session
+from sqlalchemy import BindParameter, bindparam, case, func, or_, select
+from sqlalchemy.orm import Session, aliased
 
-from devices.measurement import Estimate, Level
+from devices.measurement import Estimate
 from devices.vocabulary import Value
 from service.db import tables
 from service.errors import NotFound
+from service.latency.decision import LEVELS
 from service.measurements import decompressed
 from service.paging import PageRequest, Rows, paginate
 
-LEVELS = (Level.QUICK, Level.STANDARD, Level.CERTIFIED)  # each is worth more than the one before
 DOCUMENTS_AT_ONCE = 100  # with all their samples in memory
 Row = TypeVar("Row")
 Place = tuple[str, str, str]  # target id, model id, SHA-256 of the shapes
@@ -25,6 +26,35 @@ class _Estimated(Value):
     """The part of a measurement's document that answers need."""
 
     estimate: Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class TargetNow:
+    """A target as it is in this moment; `revision` rises with every measurement."""
+
+    id: str
+    key: str
+    device_id: str
+    state: str
+    state_reason: str | None
+    live_predictor_id: str | None
+    revision: int
+
+
+# Of the table, not of the class: every query asks this, and no object is made of the rows.
+_TARGETS = tables.Target.__table__.c
+_NOW = select(
+    _TARGETS.id,
+    _TARGETS.key,
+    _TARGETS.device_id,
+    _TARGETS.state,
+    _TARGETS.state_reason,
+    _TARGETS.live_predictor_id,
+    _TARGETS.revision,
+).where(_TARGETS.project_id == bindparam("project_id"))
+_NAMES: BindParameter[str] = bindparam("names", expanding=True)
+_NAMED = _NOW.where(or_(_TARGETS.id.in_(_NAMES), _TARGETS.key.in_(_NAMES)))
+_READY = _NOW.where(_TARGETS.state == "ready").order_by(_TARGETS.key)
 
 
 def models(session: Session, project_id: str, page: PageRequest, *, origin: str | None) -> Rows[tables.Model]:
@@ -42,13 +72,19 @@ def models_by_name(session: Session, project_id: str, names: Collection[str]) ->
     return _all_found("model", names, ((name, row) for row in rows for name in (row.id, row.sha256)))
 
 
-def targets_by_name(session: Session, project_id: str, names: Collection[str]) -> dict[str, tables.Target]:
-    """By id and by key, whichever was asked. Raises `NotFound` for the first that the project lacks."""
-    is_named = or_(tables.Target.id.in_(names), tables.Target.key.in_(names))
-    rows = session.scalars(
-        select(tables.Target).where(tables.Target.project_id == project_id, is_named)
-    ).all()
-    return _all_found("target", names, ((name, row) for row in rows for name in (row.id, row.key)))
+def targets_now(session: Session, project_id: str, names: Sequence[str]) -> list[TargetNow]:
+    """By id or by key, whichever was asked, in the order of the names. Raises `NotFound` for the first that
+    the project lacks.
+    """
+    rows = session.execute(_NAMED, {"project_id": project_id, "names": names})
+    found = [TargetNow(*row) for row in rows]
+    named = _all_found("target", names, ((name, row) for row in found for name in (row.id, row.key)))
+    return [named[name] for name in names]
+
+
+def ready_targets(session: Session, project_id: str) -> list[TargetNow]:
+    """All of a project that are ready, in the order of their keys."""
+    return [TargetNow(*row) for row in session.execute(_READY, {"project_id": project_id})]
 
 
 def targets_by_id(session: Session, project_id: str, ids: Collection[str]) -> dict[str, tables.Target]:
@@ -91,6 +127,34 @@ def best_measurements(
     )
     best = select(measurement).join(ranked, ranked.c.id == measurement.id).where(ranked.c.place == 1)
     return {(row.target_id, row.model_id, row.shapes_sha256): row for row in session.scalars(best)}
+
+
+def measured_since(
+    session: Session, target_id: str, predictor_id: str, *, limit: int
+) -> list[tuple[tables.Measurement, str]]:
+    """The newest valid measurement of each model that a target measured after this predictor was made, and
+    not before, newest first, with the model's SHA-256. What was measured before, the predictor has learned
+    from: it tells nothing of how well others are predicted.
+    """
+    row, other = tables.Measurement, aliased(tables.Measurement)
+    made_at = select(tables.Predictor.created_at).where(tables.Predictor.id == predictor_id).scalar_subquery()
+    same = (
+        other.target_id == row.target_id,
+        other.model_id == row.model_id,
+        other.shapes_sha256 == row.shapes_sha256,
+        other.is_valid,
+    )
+    is_learned = select(other.id).where(*same, other.created_at <= made_at).exists()
+    is_repeated = select(other.id).where(*same, other.id > row.id).exists()
+    statement = (
+        select(row, tables.Model.sha256)
+        .join(tables.Model, tables.Model.id == row.model_id)
+        .where(row.target_id == target_id, row.is_valid, ~row.is_reference)
+        .where(row.created_at > made_at, ~is_learned, ~is_repeated)
+        .order_by(row.id.desc())
+        .limit(limit)
+    )
+    return [(found, sha256) for found, sha256 in session.execute(statement)]
 
 
 def round_counts(session: Session, project_id: str, ids: Sequence[str]) -> dict[str, int]:

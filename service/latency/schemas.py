@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import datetime as dt
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 
 from devices.measurement import Level
 from devices.model_ref import InputSpec, Size
+from service.latency.ranking import Fits
 from service.targets import TargetName
 
 MAX_QUERY_MODELS = 100
@@ -53,6 +54,23 @@ class Source(StrEnum):
     MEASUREMENT = "measurement"
 
 
+class Decision(StrEnum):
+    """How a latency was found for a query that states what it needs. `queued`: a job is measuring it; the
+    best answer there is now stands beside.
+    """
+
+    MEASURED = "measured"
+    PREDICTED = "predicted"
+    QUEUED = "queued"
+
+
+class Ranked(StrEnum):
+    """What a ranking orders: the models on one target, or the targets for one model."""
+
+    MODELS = "models"
+    TARGETS = "targets"
+
+
 class ModelView(BaseModel):
     """An ONNX file of this project."""
 
@@ -78,7 +96,12 @@ class QueriedModel(BaseModel):
 
 
 class LatencyQuery(BaseModel):
-    """Every model is asked of every target."""
+    """Every model is asked of every target.
+
+    `max_relative_error` and `deadline_s` say how good an answer must be and how long it may take: what
+    neither a measurement nor a prediction answers well enough is measured, where the API key may
+    (`measure`).
+    """
 
     model_config = ConfigDict(
         extra="forbid",
@@ -89,16 +112,43 @@ class LatencyQuery(BaseModel):
                 "targets": ["rpi5-8gb/onnxruntime-1.31/cpu/t4"],
                 "coverage": 0.9,
                 "source": "best",
+                "max_relative_error": 0.1,
+                "deadline_s": 60,
             }
         },
     )
 
     models: tuple[QueriedModel, ...] = Field(min_length=1, max_length=MAX_QUERY_MODELS)
-    targets: tuple[TargetName, ...] = Field(min_length=1, max_length=MAX_QUERY_TARGETS)
+    targets: (
+        Annotated[tuple[TargetName, ...], Field(min_length=1, max_length=MAX_QUERY_TARGETS)] | Literal["all"]
+    ) = Field(description='Ids or keys, or `"all"`: every target of the project that is ready.')
     coverage: float = Field(
         default=0.9, ge=0.5, le=0.99, description="Share of true latencies that the interval is to hold."
     )
     source: Source = Source.BEST
+    max_relative_error: float | None = Field(
+        default=None,
+        ge=0.001,
+        le=1.0,
+        description="Half the interval's width over the median may be so much; else a measurement is queued.",
+    )
+    deadline_s: float | None = Field(
+        default=None,
+        ge=0,
+        le=604_800,
+        description="How long a better answer may take. 0: now. Null, with `max_relative_error`: any time.",
+    )
+    below_ms: float | None = Field(
+        default=None, gt=0, le=1e9, description="Each answer says whether it `fits` below this limit."
+    )
+    rank: Ranked | None = Field(
+        default=None, description="Also order the answers; null with `below_ms` orders the targets."
+    )
+
+    @property
+    def states_need(self) -> bool:
+        """Whether answers say how they came about, and measurements may be queued for better ones."""
+        return self.max_relative_error is not None or self.deadline_s is not None
 
 
 class AnswerError(BaseModel):
@@ -109,7 +159,9 @@ class AnswerError(BaseModel):
 
 
 class Answer(BaseModel):
-    """The latency of one model on one target: measured, or else predicted; or why there is none (`error`)."""
+    """The latency of one model on one target: measured, or else predicted; or why there is none (`error`).
+    The last five fields answer `max_relative_error`, `deadline_s` and `below_ms`.
+    """
 
     model_id: str
     input_shapes: dict[str, tuple[int, ...]]
@@ -127,12 +179,50 @@ class Answer(BaseModel):
     measurement_id: str | None
     predictor_id: str | None
     error: AnswerError | None
+    decision: Decision | None = Field(
+        default=None, description="Null also where there is neither an answer nor a way to measure one."
+    )
+    because: str | None = Field(default=None, description="Why it was decided so.")
+    job_id: str | None = Field(default=None, description="The measurement that was queued, or joined.")
+    expected_s: float | None = Field(default=None, description="When that job is likely to be done.")
+    fits: Fits | None = Field(
+        default=None, description="Whether the whole interval is below `below_ms`, none of it, or a part."
+    )
+
+
+class RankedPlace(BaseModel):
+    """One of the latencies in their order. `answer` is its position in `answers`, from 0."""
+
+    answer: int
+    model_id: str
+    target_id: str
+    target_key: str
+    median_ms: float
+    fits: Fits | None = None
+    overlaps_next: bool | None = Field(
+        description="Whether its interval and the next one's overlap: the two cannot be told apart. Null "
+        "for the last, and where a measurement has too few rounds for an interval."
+    )
+
+
+class Ranking(BaseModel):
+    """The models on one target, or the targets for one model, fastest median first."""
+
+    of: Ranked
+    model_id: str | None = Field(description="Whose targets these are; null where models are ranked.")
+    target_id: str | None = Field(description="Where these models run; null where targets are ranked.")
+    target_key: str | None
+    places: list[RankedPlace]
+    without_latency: list[int] = Field(description="Positions in `answers` of those that have none.")
 
 
 class LatencyAnswers(BaseModel):
     """One answer per model and target, models first, in the order of the query."""
 
     answers: list[Answer]
+    rankings: list[Ranking] | None = Field(
+        default=None, description="For `rank` and `below_ms`: one for each model, or for each target."
+    )
 
 
 class MeasurementCreate(BaseModel):

@@ -21,7 +21,7 @@ from service.dependencies import Services
 from service.errors import Conflict, Invalid, TooLarge
 from service.jobs.schemas import JobView, job_view
 from service.latency import repository
-from service.latency.queries import resolved_shapes
+from service.latency.findings import resolved_shapes
 from service.latency.schemas import MeasurementCreate, MeasurementView, ModelView, Origin
 from service.measurements import decompressed
 from service.paging import PageOf, PageRequest
@@ -134,7 +134,7 @@ def order_measurement(session: Session, project_id: str, wanted: MeasurementCrea
     """
     model = models.get_model(session, project_id, wanted.model)
     target = find_target(session, project_id, wanted.target)
-    shapes = resolved_shapes(model, wanted.input_shapes, where="input_shapes")
+    shapes = resolved_shapes(model.inputs, wanted.input_shapes, where="input_shapes")
     if target.state == "retired":
         raise Conflict("target_retired", f"target {target.key} is retired: {target.state_reason}")
     plan = MeasurementPlan(level=wanted.level, with_layers=wanted.with_layers)

@@ -1,8 +1,8 @@
 """An adapt job: when the reference set has been measured on a target, make its predictor.
 
-All valid measurements of the target train it, its reference measurements first, and those of the project's
-other targets lend their shape (the pool). The predictor, its accuracy card, the target's state and the job's
-end are stored together.
+The few-shot predictor adapts the shipped checkpoint to all valid measurements of the target, its reference
+measurements first, and the project's other targets are further sources (the pool). The predictor, its
+accuracy card, the target's state and the job's end are stored together.
 """
 
 from __future__ import annotations
@@ -153,7 +153,8 @@ def _publish(
     target_id = held.job.target_id
     assert target_id is not None
     row = predictors.publish(session, stored, target_id=target_id, job_id=job.id, accuracy=card)
-    session.get_one(tables.Target, target_id).state_reason = report.summary
+    if not job.payload.get("is_refresh"):  # a refresh measured no references, so it has nothing new to say
+        session.get_one(tables.Target, target_id).state_reason = report.summary
     accuracy = card.model_dump(mode="json")
     queue.emit(
         session, job.id, "adapted", {"predictor_id": row.id, "accuracy": accuracy, "note": report.summary}

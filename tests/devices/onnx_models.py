@@ -35,12 +35,12 @@ def weight(name: str, array: np.ndarray) -> TensorProto:
     return numpy_helper.from_array(array, name)
 
 
-def two_layers() -> bytes:
-    """x (n, 8) -> MatMul 8x4 -> Relu."""
+def two_layers(*, low: float = -1.0) -> bytes:
+    """x (n, 8) -> MatMul 8x4 of weights from `low` to 1 -> Relu."""
     return file(
         [helper.make_node("MatMul", ["x", "w"], ["h"]), helper.make_node("Relu", ["h"], ["y"])],
         [value("x", ["n", 8])],
-        weights=[weight("w", np.linspace(-1, 1, 32, dtype=np.float32).reshape(8, 4))],
+        weights=[weight("w", np.linspace(low, 1, 32, dtype=np.float32).reshape(8, 4))],
     )
 
 
@@ -60,6 +60,27 @@ def convolutions(*, are_weights_inputs: bool = False) -> bytes:
     return file(nodes, [value("x", [1, 3, 32, 32]), *listed], weights=weights)
 
 
+def quantised_to_16_bits() -> bytes:
+    """x (1, 8, 16, 16) -> three times a convolution of int8 weights on int16 activations, in QDQ form."""
+    generator = np.random.default_rng(0)
+    weights = [weight("w8", generator.integers(-127, 127, (8, 8, 3, 3)).astype(np.int8))]
+    weights += [weight("ws", np.array(0.01, np.float32)), weight("wz", np.array(0, np.int8))]
+    nodes = [helper.make_node("DequantizeLinear", ["w8", "ws", "wz"], ["w"])]
+    tensor = "x"
+    for step in range(3):
+        scale, zero = f"s{step}", f"z{step}"
+        weights += [weight(scale, np.array(4**step / 65535, np.float32)), weight(zero, np.array(0, np.int16))]
+        nodes += [
+            helper.make_node("QuantizeLinear", [tensor, scale, zero], [f"q{step}"]),
+            helper.make_node("DequantizeLinear", [f"q{step}", scale, zero], [f"d{step}"]),
+            helper.make_node("Conv", [f"d{step}", "w"], [f"c{step}"], pads=[1, 1, 1, 1]),
+            helper.make_node("Relu", [f"c{step}"], [f"r{step}"]),
+        ]
+        tensor = f"r{step}"
+    nodes.append(helper.make_node("Identity", [tensor], ["y"]))
+    return file(nodes, [value("x", [1, 8, 16, 16])], weights=weights, opset=21, ir_version=10)
+
+
 def with_input(kind: int, shape: Sequence[int | str | None] = (1, 4)) -> bytes:
     """x of any type -> Identity."""
     return file(
@@ -70,6 +91,15 @@ def with_input(kind: int, shape: Sequence[int | str | None] = (1, 4)) -> bytes:
 def unknown_operator(domain: str = "") -> bytes:
     node = helper.make_node("Frobnicate", ["x"], ["y"], domain=domain)
     return file([node], [value("x", [1, 4])], domains=[domain] if domain else [])
+
+
+def is_nan() -> bytes:
+    """x (1, 4) -> 1 where it is not a number: an operator that few converters know."""
+    nodes = [
+        helper.make_node("IsNaN", ["x"], ["b"]),
+        helper.make_node("Cast", ["b"], ["y"], to=TensorProto.FLOAT),
+    ]
+    return file(nodes, [value("x", [1, 4])])
 
 
 def mismatched_sizes() -> bytes:

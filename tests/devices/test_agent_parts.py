@@ -217,12 +217,14 @@ class TestSettings:
     def test_the_environment_is_read(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setenv("LAPTIME_AGENT_SERVER_URL", "https://laptime.example.org/")
         monkeypatch.setenv("LAPTIME_AGENT_ENGINES", "fake, onnxruntime")
+        monkeypatch.setenv("LAPTIME_AGENT_OPTIMIZATIONS", "default,none")
         monkeypatch.setenv("LAPTIME_AGENT_THREAD_COUNTS", "[4, 1]")
         monkeypatch.setenv("LAPTIME_AGENT_STATE_DIR", str(tmp_path))
         monkeypatch.setenv("LAPTIME_AGENT_REGISTRATION_TOKEN", "lt_reg_secret\n")
         settings = AgentSettings()
         assert settings.server_url == "https://laptime.example.org"
         assert settings.engines == ("fake", "onnxruntime")
+        assert settings.optimizations == ("default", "none")
         assert settings.thread_counts == (4, 1)
         assert settings.state_dir == tmp_path
         assert settings.registration_token == SecretStr("lt_reg_secret")
@@ -236,6 +238,7 @@ class TestSettings:
             {"registration_token": "lt_reg_\u00e4"},
             {"thread_counts": "0"},
             {"engines": "No Such"},
+            {"optimizations": "bsic"},
         ],
     )
     def test_what_makes_no_sense_is_refused(self, wrong: dict[str, str]) -> None:

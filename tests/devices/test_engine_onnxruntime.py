@@ -113,6 +113,19 @@ def test_dtypes_and_axes_are_declared(kind: int, dtype: str) -> None:
     assert (spec.name, spec.dtype, spec.shape) == ("x", dtype, (1, "n", None))
 
 
+def test_levels_of_optimisation_are_runtimes_that_compute_the_same() -> None:
+    engine = OnnxRuntimeEngine()
+    levels = ["default", "none", "basic", "extended"]
+    runtimes = [r for r in engine.runtimes([1], levels) if r.provider == "cpu"]
+    assert [r.optimization for r in runtimes] == levels
+    chosen = [session_options(r).graph_optimization_level for r in runtimes]
+    assert len(set(chosen)) == len(levels)
+    x = np.random.default_rng(0).random((1, 3, 32, 32), np.float32)
+    outputs = [engine.load(onnx_models.convolutions(), r, {}).run({"x": x})["y"] for r in runtimes]
+    for output in outputs[1:]:
+        np.testing.assert_allclose(output, outputs[0], rtol=1e-4, atol=1e-4)
+
+
 def test_sizes_that_do_not_fit_are_invalid_inputs() -> None:
     session = OnnxRuntimeEngine().load(onnx_models.mismatched_sizes(), CPU, {})
     with pytest.raises(WorkFailed, match="MatMul") as caught:

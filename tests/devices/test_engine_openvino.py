@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 from devices.errors import EngineUnavailable, FailureCode, ModelRejected, WorkFailed
 from devices.target import Runtime
@@ -15,7 +15,8 @@ from devices.target import Runtime
 pytest.importorskip("openvino", reason="openvino is not installed")
 
 from devices.engine import Engine
-from devices.engines.openvino import OpenVinoEngine, failure_of_load, failure_of_run
+from devices.engines.faithful import find_fault, run_reference
+from devices.engines.openvino import OpenVinoEngine, OpenVinoSession, failure_of_load, failure_of_run
 from tests.contracts.engine_contract import EngineContract
 from tests.devices import onnx_models
 
@@ -77,6 +78,41 @@ def test_sizes_that_do_not_fit_the_graph_are_refused(shapes: dict[str, tuple[int
 def test_text_is_refused() -> None:
     with pytest.raises(ModelRejected, match="string"):
         OpenVinoEngine().load(onnx_models.with_input(TensorProto.STRING), CPU, {})
+
+
+def test_16_bit_activations_are_refused_where_it_computes_them_wrongly() -> None:
+    """OpenVINO 2026.4 does; what is refused and what is wrong must be the same in any version."""
+    model = onnx_models.quantised_to_16_bits()
+    engine = OpenVinoEngine()
+    reference = run_reference(model, {})
+    assert reference.is_rounded
+    graph, inputs = engine._read(model, CPU, {})
+    unchecked = OpenVinoSession(inputs, engine._compile(graph, CPU, {}))
+    fault = find_fault(reference.outputs, unchecked.run(reference.tensors), is_rounded=True)
+    if fault is None:
+        assert engine.load(model, CPU, {}).notes == ()
+        return
+    with pytest.raises(ModelRejected, match="signal-to-noise") as caught:
+        engine.load(model, CPU, {})
+    assert caught.value.code is FailureCode.CONVERSION_UNFAITHFUL
+
+
+def test_another_model_than_was_given_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = OpenVinoEngine()
+    other = engine._read(onnx_models.two_layers(low=1.0), CPU, {"x": (1, 8)})
+    monkeypatch.setattr(OpenVinoEngine, "_read", lambda *_: other)
+    with pytest.raises(ModelRejected, match="'y' has a signal-to-noise ratio") as caught:
+        engine.load(onnx_models.two_layers(), CPU, {"x": (1, 8)})
+    assert caught.value.code is FailureCode.CONVERSION_UNFAITHFUL
+
+
+def test_a_tensor_that_is_passed_on_keeps_the_name_of_the_file() -> None:
+    nodes = [
+        helper.make_node("Relu", ["x"], ["a"]),
+        helper.make_node("Identity", ["a"], ["y"]),
+    ]
+    session = OpenVinoEngine().load(onnx_models.file(nodes, [onnx_models.value("x", [1, 4])]), CPU, {})
+    assert set(session.run({"x": np.ones((1, 4), np.float32)})) == {"y"}
 
 
 def test_declared_axes_stay_dynamic_after_sizes_are_compiled_in() -> None:

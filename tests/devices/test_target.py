@@ -25,10 +25,17 @@ def test_a_key_reads_like_a_path() -> None:
         ({"version": "Nightly Build"}, "onnxruntime-nightly-build/cpu/t4"),
         ({"precision": "fp16"}, "onnxruntime-1.31/cpu/t4/fp16"),
         ({"precision": "fp16", "power_mode": "15w"}, "onnxruntime-1.31/cpu/t4/fp16/15w"),
+        ({"optimization": "basic"}, "onnxruntime-1.31/cpu/t4/opt-basic"),
+        ({"optimization": "none", "power_mode": "15w"}, "onnxruntime-1.31/cpu/t4/opt-none/15w"),
     ],
 )
 def test_a_runtime_key_holds_what_decides_about_kernels(changes: dict[str, object], key: str) -> None:
     assert runtime(**changes).key == key
+
+
+def test_what_was_stored_before_there_were_optimisations_still_parses() -> None:
+    stored = {name: value for name, value in runtime().model_dump().items() if name != "optimization"}
+    assert Runtime.model_validate(stored) == runtime(optimization="default")
 
 
 def test_values_are_immutable_and_tolerate_fields_of_a_newer_peer() -> None:

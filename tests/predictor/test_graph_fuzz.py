@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import random
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
 
-from predictor.errors import GraphRejected
-from predictor.features import features_of
+from benchmarks.fuzz_models import Report, boxed, case, seeds_of
+from predictor.errors import GraphCode, GraphRejected
+from predictor.kernel_costs.pricing import encode
+from predictor.kernel_costs.table import View
 from predictor.onnx_reader import read_graph, read_inputs, summarise
 from predictor.onnx_values import evaluate
+from predictor.onnx_wire import check_parsed_size
+from tests.predictor.hostile_models import hostile_models
 from tests.predictor.onnx_graphs import branching, five_nodes, model_of, noise
-from tests.predictor.synthetic_target import HARDWARE, RUNTIME
+
+MUTANTS = 1000
 
 
 def _shape_computing() -> onnx.ModelProto:
@@ -50,7 +59,7 @@ def _contrib() -> onnx.ModelProto:
         ),
         helper.make_node("FusedMatMul", ["m", "m"], ["y"], domain="com.microsoft", transB=1),
     ]
-    stored = {"g": noise(32), "b": np.zeros((8, 1, 16), np.uint8), "s": noise(8)}
+    stored: dict[str, NDArray[Any]] = {"g": noise(32), "b": np.zeros((8, 1, 16), np.uint8), "s": noise(8)}
     return model_of(nodes, {"x": [2, 3, 32]}, ["y"], stored=stored, opsets={"": 17, "com.microsoft": 1})
 
 
@@ -70,7 +79,8 @@ def outcome(data: bytes) -> str:
         graph = read_graph(data, {})
     except GraphRejected as refusal:
         return refusal.code.value
-    assert np.all(np.isfinite(features_of(graph, RUNTIME, HARDWARE)))  # and what is accepted can be predicted
+    features = encode(graph, tuple(View)).features  # and what is accepted can be predicted
+    assert all(np.isfinite(each).all() for each in features.values())
     return str(summarise(graph)["digest"])
 
 
@@ -151,135 +161,62 @@ def test_mutated_graphs() -> None:
     assert {"malformed", "inputs_invalid", "operator_unsupported", "too_large"} <= outcomes
 
 
-def _looped(depth: int) -> onnx.ModelProto:
-    """A Relu in loops in loops, a million trips each."""
-    counter = helper.make_tensor_value_info("i", TensorProto.INT64, [])
-    goes_on = helper.make_tensor_value_info("go", TensorProto.BOOL, [])
-    inner = helper.make_node("Relu", ["v"], ["w"])
-    for _ in range(depth):
-        ins = [counter, goes_on, helper.make_tensor_value_info("v", TensorProto.FLOAT, [4])]
-        outs = [helper.make_tensor_value_info("on", TensorProto.BOOL, [])]
-        outs.append(helper.make_tensor_value_info("w", TensorProto.FLOAT, [4]))
-        body = helper.make_graph([helper.make_node("Identity", ["go"], ["on"]), inner], "body", ins, outs)
-        inner = helper.make_node("Loop", ["n", "", "v"], ["w"], body=body)
-    inner.input[2], inner.output[0] = "x", "y"
-    return model_of([inner], {"x": [4]}, ["y"], stored={"n": np.asarray(1_000_000, np.int64)})
+@pytest.fixture(scope="module")
+def read_in_a_box() -> Report:
+    """The files made to hurt, then mutants of whole networks, read in a process of 4 GiB at most."""
+    return boxed(_files)
 
 
-def _scanned() -> onnx.ModelProto:
-    """One scanned input, axes for two."""
-    element = helper.make_tensor_value_info("e", TensorProto.FLOAT, [4])
-    result = helper.make_tensor_value_info("o", TensorProto.FLOAT, [4])
-    body = helper.make_graph([helper.make_node("Relu", ["e"], ["o"])], "body", [element], [result])
-    node = helper.make_node("Scan", ["x"], ["y"], body=body, num_scan_inputs=1, scan_input_axes=[0, 0])
-    return model_of([node], {"x": [9, 4]}, ["y"])
+def _files() -> Iterator[bytes]:
+    yield from (data for data, _ in hostile_models().values())
+    seeds = seeds_of(None, max_bytes=1 << 18)
+    yield from (case(0, number, seeds) for number in range(MUTANTS))
 
 
-def _function(name: str, nodes: list[onnx.NodeProto]) -> onnx.FunctionProto:
-    imports = [helper.make_opsetid("", 17), helper.make_opsetid("own", 1)]
-    return helper.make_function("own", name, ["a", "c"], ["b"], nodes, imports)
+def test_files_made_to_hurt_are_refused(read_in_a_box: Report) -> None:
+    expected = {name: code for name, (_, code) in hostile_models().items()}
+    assert dict(zip(expected, read_in_a_box.outcomes, strict=False)) == expected
 
 
-def _heavy_function() -> onnx.ModelProto:
-    """A function that holds a megabyte, called three hundred times."""
-    tensor = numpy_helper.from_array(np.zeros(1 << 18, np.float32))
-    nodes = [
-        helper.make_node("Constant", [], ["k"], value=tensor),
-        helper.make_node("Add", ["a", "k"], ["b"]),
-    ]
-    calls = [helper.make_node("Heavy", [f"t{i}", "c"], [f"t{i + 1}"], domain="own") for i in range(300)]
-    model = model_of(calls, {"t0": [1], "c": [1]}, ["t300"], opsets={"": 17, "own": 1})
-    model.functions.append(_function("Heavy", nodes))
-    return model
+def test_nothing_but_a_refusal(read_in_a_box: Report) -> None:
+    """No other exception, no file or socket opened, no case that takes ten seconds or the memory."""
+    assert read_in_a_box.findings == []
+    assert read_in_a_box.done == len(hostile_models()) + MUTANTS
+    assert {code.value for code in GraphCode} | {"graph"} == set(read_in_a_box.outcomes)
 
 
-def _nesting_functions() -> onnx.ModelProto:
-    """Ten branches in branches, a call at the bottom: one function keeps within the bound, two do not."""
+def test_the_box_finds_what_it_is_for() -> None:
+    report = boxed(_crashing, first=7)
+    assert report.findings == [(7, "the process died with exit code 3")]
 
-    def nested(bottom: onnx.NodeProto) -> list[onnx.NodeProto]:
-        node = bottom
-        for level in range(10):
-            name = node.output[0]
-            out = helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
-            branch = helper.make_graph([node], f"g{level}", [], [out])
-            other = helper.make_graph([helper.make_node("Relu", ["a"], [name])], "e", [], [out])
-            output = "b" if level == 9 else f"o{level}"
-            node = helper.make_node("If", ["c"], [output], then_branch=branch, else_branch=other)
-        return [node]
 
-    model = model_of(
-        [helper.make_node("Outer", ["x", "c"], ["y"], domain="own")], {"x": [4], "c": []}, ["y"],
-        opsets={"": 17, "own": 1}, dtypes={"c": TensorProto.BOOL},
-    )  # fmt: skip
-    model.functions.append(
-        _function("Outer", nested(helper.make_node("Inner", ["a", "c"], ["z"], domain="own")))
+def _crashing() -> Iterator[bytes]:
+    yield b""
+    os._exit(3)
+
+
+def test_refusals_of_size_name_the_bound() -> None:
+    for name in (
+        "empty nodes",
+        "numbers in an attribute",
+        "nodes beyond the bound",
+        "an input of forty axes",
+    ):
+        with pytest.raises(GraphRejected, match=r"at most \d+") as refused:
+            read_graph(hostile_models()[name][0], {})
+        assert refused.value.code is GraphCode.TOO_LARGE
+
+
+def test_the_size_told_from_the_bytes_bounds_what_parsing_takes() -> None:
+    """Weights are raw and cost nothing more; every reference model passes with room to spare."""
+    weights = model_of(
+        [helper.make_node("Relu", ["x"], ["y"])], {"x": [4]}, ["y"], stored={"w": noise(1 << 20)}
     )
-    model.functions.append(_function("Inner", nested(helper.make_node("Exp", ["a"], ["z"]))))
-    return model
-
-
-def _hostile() -> dict[str, tuple[onnx.ModelProto, str]]:
-    """Files made to hurt, with how each is refused."""
-
-    def one(node: onnx.NodeProto, inputs: dict[str, list[int]], **stored: np.ndarray) -> onnx.ModelProto:
-        return model_of([node], inputs, ["y"], stored=stored, opsets={"": 17, "com.microsoft": 1})
-
-    along = {
-        name: np.zeros([1024 if axis == at else 1 for axis in range(4)], np.int64)
-        for at, name in enumerate("abcd")
-    }
-    letters = {name: [1 << 18] for name in ("x", "p", "q", "r")}
-    grouped = helper.make_node(
-        "GroupQueryAttention", ["x", "", ""], ["y"], domain="com.microsoft", num_heads=2, kv_num_heads=-1
-    )
-    return {
-        "four vectors along four axes": (
-            one(helper.make_node("Max", list("abcd"), ["y"]), {}, **along), "too_large",
-        ),
-        "a product of everything": (
-            one(helper.make_node("Einsum", list(letters), ["y"], equation="a,b,c,d->"), letters), "too_large",
-        ),
-        "an empty axis beside a huge one": (
-            one(helper.make_node("Expand", ["x", "s"], ["y"]), {"x": [1]}, s=np.asarray([0, 1 << 40])),
-            "too_large",
-        ),
-        "loops in loops": (_looped(4), "too_large"),
-        "a function copied often": (_heavy_function(), "too_large"),
-        "functions that nest": (_nesting_functions(), "too_large"),
-        "a sequence without end": (
-            model_of(
-                [
-                    helper.make_node("SplitToSequence", ["x"], ["s"]),
-                    helper.make_node("ConcatFromSequence", ["s"], ["y"], axis=0),
-                ],
-                {"x": [2_000_000]}, ["y"],
-            ),
-            "operator_unsupported",
-        ),
-        "a trip count that is no number": (
-            one(
-                helper.make_node("Loop", ["n", "", "x"], ["y"], body=_looped(1).graph.node[0].attribute[0].g),
-                {"x": [4]}, n=np.asarray(np.nan, np.float32),
-            ),
-            "operator_unsupported",
-        ),
-        "axes for more than is scanned": (_scanned(), "malformed"),
-        "a text as a number": (
-            one(helper.make_node("Constant", [], ["y"], value_int="many"), {}), "malformed",
-        ),
-        "a cast to half a type": (
-            one(helper.make_node("Cast", ["k"], ["y"], to=1.5), {}, k=np.asarray([1])), "inputs_invalid",
-        ),
-        "a group of no heads": (one(grouped, {"x": [1, 4, 8]}), "inputs_invalid"),
-        "no number of axes": (
-            model_of([helper.make_node("Relu", ["x"], ["y"])], {"x": None}, ["y"]), "inputs_invalid",
-        ),
-    }  # fmt: skip
-
-
-@pytest.mark.parametrize(("model", "code"), _hostile().values(), ids=_hostile())
-def test_files_made_to_hurt_are_refused(model: onnx.ModelProto, code: str) -> None:
-    assert outcome(model.SerializeToString()) == code
+    check_parsed_size(weights.SerializeToString())
+    floats = TensorProto(name="w", data_type=1, dims=[1 << 20])
+    floats.float_data.extend([1.0] * (1 << 20))
+    weights.graph.initializer[0].CopyFrom(floats)
+    check_parsed_size(weights.SerializeToString())
 
 
 def test_a_constant_may_become_text() -> None:

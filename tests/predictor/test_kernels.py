@@ -1,4 +1,4 @@
-"""Fusion into kernels, their classes, and the features made of them."""
+"""Fusion into kernels, their classes, and their nominal times."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import pytest
 from onnx import helper
 
 from devices.target import Hardware, Runtime
-from predictor.features import CLASSES, FEATURE_NAMES, class_times_ms, describe, features_of
 from predictor.graph import ModelGraph
+from predictor.kernel_costs.nominal import NominalTimes, nominal_times
+from predictor.kernel_costs.table import View, table_of
 from predictor.kernels import kernels_of
 from predictor.onnx_reader import read_graph
-from predictor.reference_set import reference_models
-from predictor.roofline import KernelClass, class_of, machine_of, times_ms
-from tests.predictor.onnx_graphs import five_nodes, model_of, noise
+from predictor.roofline import KernelClass, class_of, machine_of
+from tests.predictor.onnx_graphs import model_of, noise
 
 LAPTOP = Hardware(
     cpu_model="a laptop",
@@ -35,6 +35,11 @@ def graph_of(model: onnx.ModelProto) -> ModelGraph:
 def anchors(graph: ModelGraph, *, fuses_chains: bool = False) -> list[tuple[str, int]]:
     """Anchor and number of members of each kernel."""
     return [(one.anchor.kind, len(one.members)) for one in kernels_of(graph, fuses_chains=fuses_chains)]
+
+
+def nominal(graph: ModelGraph, runtime: Runtime = ONE_THREAD, hardware: Hardware = LAPTOP) -> NominalTimes:
+    """Milliseconds of each kernel as most runtimes fuse, the call last."""
+    return nominal_times(table_of(graph, View.FUSED), machine_of(runtime, hardware))
 
 
 def residual(lists_weights: bool = False) -> onnx.ModelProto:
@@ -64,12 +69,7 @@ def test_what_follows_a_convolution_is_applied_in_registers() -> None:
 def test_replaceable_weights_stop_folding_and_layout() -> None:
     graph = graph_of(residual(lists_weights=True))
     assert anchors(graph)[:2] == [("Conv", 1), ("BatchNormalization", 1)]
-    free, fixed = (
-        kernels_of(graph, fuses_chains=False)[0],
-        kernels_of(graph_of(residual()), fuses_chains=False)[0],
-    )
-    machine = machine_of(ONE_THREAD, LAPTOP)
-    assert times_ms(free, machine)[KernelClass.CONV] > times_ms(fixed, machine)[KernelClass.CONV]
+    assert nominal(graph).arithmetic[0] > nominal(graph_of(residual())).arithmetic[0]
 
 
 def quantised() -> onnx.ModelProto:
@@ -129,8 +129,7 @@ def test_a_kernel_takes_the_longer_of_arithmetic_and_memory() -> None:
             ["y"],
             stored={"w": noise(512, 512)},
         )
-        (kernel,) = kernels_of(graph_of(model), fuses_chains=False)
-        return times_ms(kernel, machine)[class_of(kernel)]
+        return float(nominal(graph_of(model)).own[0])
 
     assert time(512) == pytest.approx(1e3 * 512**3 / (48e9 * 0.7 * 512 / 528))
     assert time(1) == pytest.approx(1e3 * 4 * (512 * 512 + 1024) / 4e10)
@@ -147,33 +146,15 @@ def test_omitted_inputs_and_outputs_connect_nothing() -> None:
     graph = graph_of(model_of(nodes, {"x": [5, 1, 6]}, ["y"], stored=stored))
     assert anchors(graph) == [("LSTM", 1), ("LSTM", 1), ("Add", 1)]
     assert graph.depth == 2
-    assert np.all(np.isfinite(features_of(graph, ONE_THREAD, LAPTOP)))
-
-
-def test_features_are_finite_named_and_add_up() -> None:
-    for model in reference_models():
-        graph = read_graph(model.model, model.input_shapes)
-        described = describe(graph, ONE_THREAD, LAPTOP)
-        assert described.values.shape == (len(FEATURE_NAMES),)
-        assert np.all(np.isfinite(described.values))
-        total = class_times_ms(described.values).sum()
-        assert np.log(total) == pytest.approx(
-            described.values[FEATURE_NAMES.index("log_nominal_ms")], abs=1e-4
-        )
-        assert 0 < sum(described.shares.values()) <= 1 + 1e-9
-        np.testing.assert_array_equal(features_of(graph, ONE_THREAD, LAPTOP), described.values)
+    assert np.all(nominal(graph).total > 0)
 
 
 def test_more_threads_and_wider_vectors_are_nominally_faster() -> None:
-    graph = graph_of(five_nodes())
-    times = [
-        class_times_ms(features_of(graph, ONE_THREAD, LAPTOP)).sum(),
-        class_times_ms(features_of(graph, ONE_THREAD.model_copy(update={"threads": 4}), LAPTOP))[
-            CLASSES.index(KernelClass.CONV)
-        ],
-    ]
-    one = class_times_ms(features_of(graph, ONE_THREAD, LAPTOP))[CLASSES.index(KernelClass.CONV)]
-    assert times[1] < one < times[0]
+    graph = graph_of(residual())
+    one = nominal(graph).own[0]
+    assert nominal(graph, ONE_THREAD.model_copy(update={"threads": 4})).own[0] < one
+    plain = LAPTOP.model_copy(update={"isa_flags": ()})
+    assert nominal(graph, hardware=plain).own[0] > one
 
 
 def test_a_lookup_in_a_half_precision_table_takes_time() -> None:
@@ -183,9 +164,9 @@ def test_a_lookup_in_a_half_precision_table_takes_time() -> None:
     model = model_of(
         [node], {"rows": [1, 3]}, ["y"], stored={"table": table}, dtypes={"rows": onnx.TensorProto.INT64}
     )
-    times = class_times_ms(features_of(graph_of(model), ONE_THREAD, LAPTOP))
-    assert np.all(np.isfinite(times))
-    assert times[CLASSES.index(KernelClass.CONVERT)] > 1e-6
+    times = nominal(graph_of(model))
+    converted = times.own[0] - max(times.arithmetic[0], times.memory[0])
+    assert 1e-6 < converted < 1.0
 
 
 def test_a_call_is_apart_from_the_launches_within_it() -> None:
@@ -194,11 +175,9 @@ def test_a_call_is_apart_from_the_launches_within_it() -> None:
     for count in (1, 3):
         names = ["x", "a", "b", "y"][-count - 1 :]
         nodes = [helper.make_node("Exp", [names[i]], [names[i + 1]]) for i in range(count)]
-        graph = graph_of(model_of(nodes, {names[0]: [4]}, ["y"]))
-        times = class_times_ms(features_of(graph, ONE_THREAD, LAPTOP))
-        assert times[CLASSES.index(KernelClass.CALL)] == pytest.approx(1e3 * machine.call_s, rel=1e-5)
-        launches_ms = 1e3 * machine.launch_s * count
-        assert times[CLASSES.index(KernelClass.LAUNCH)] == pytest.approx(launches_ms, rel=1e-5)
+        times = nominal(graph_of(model_of(nodes, {names[0]: [4]}, ["y"])))
+        assert times.launch == pytest.approx([1e3 * machine.launch_s] * count + [1e3 * machine.call_s])
+        assert times.own[-1] == 0.0
 
 
 def test_a_sum_of_many_is_a_kernel_of_its_own() -> None:

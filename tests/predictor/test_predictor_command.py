@@ -17,12 +17,18 @@ from devices.profile import MeasurementRequest
 from devices.target import Device
 from predictor import __main__ as command
 from predictor import local_study
+from predictor.description import describe
 from predictor.errors import PredictorError
-from predictor.features import describe
 from predictor.local_study import Bench, MeasurementFile, run_study, subjects_in
 from predictor.onnx_reader import read_graph
 from tests.predictor.onnx_graphs import branching, five_nodes
-from tests.predictor.synthetic_target import HARDWARE, RUNTIME, SyntheticTarget
+from tests.predictor.synthetic_target import (
+    HARDWARE,
+    RUNTIME,
+    SyntheticTarget,
+    ship_synthetic,
+    synthetic_meta,
+)
 
 
 class MadeUpMachine:
@@ -38,7 +44,8 @@ class MadeUpMachine:
         if len(model) in self.fails:
             raise WorkFailed(FailureCode.OUT_OF_MEMORY, "made up")
         graph = read_graph(model, request.model.input_shapes)
-        latency = float(self.target.latencies_ms([describe(graph, RUNTIME, HARDWARE)])[0])
+        described = describe(graph, RUNTIME, HARDWARE, synthetic_meta())
+        latency = float(self.target.latencies_ms([described])[0])
         now = Conditions(at_unix_s=0.0)
         return Measurement(
             agent_version="0",
@@ -67,6 +74,7 @@ class MadeUpMachine:
 def machine(monkeypatch: pytest.MonkeyPatch) -> MadeUpMachine:
     made_up = MadeUpMachine()
     monkeypatch.setattr(local_study, "run_measurement", made_up)
+    ship_synthetic(monkeypatch)
     return made_up
 
 

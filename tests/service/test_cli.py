@@ -27,11 +27,13 @@ from service.app import create_app
 from service.db import tables
 from service.dependencies import Services
 from service.fleet.onboarding import onboard, stored_reference_set
+from service.presentation import milliseconds
 from service.profiling import ProfilePayload
 from service.settings import Settings
 from service.worker.loop import Worker
 from service.worker.stopping import StopRequest
 from tests.service import worker_rows as rows
+from tests.service.api_world import dense_model
 
 DYNAMIC_MODEL = "dynamic.onnx"
 
@@ -188,7 +190,7 @@ def test_predict_uploads_a_file_and_says_interval_and_source(live: Live, laptime
     assert answer["lower_ms"] < answer["median_ms"] < answer["upper_ms"]
     code, out, _ = laptime("predict", live.model, "--target", live.target.key, "--source", "prediction")
     assert code == 0
-    assert f"{answer['median_ms']:.2f}"[:4] in out
+    assert milliseconds(answer["median_ms"]) in out
     assert "prediction" in out
 
 
@@ -225,6 +227,29 @@ def test_measure_shows_the_prediction_beside_the_measurement(live: Live, laptime
     assert "predicted" in out
     assert "measured" in out
     assert "against the measurement" in out
+
+
+@pytest.mark.usefixtures("hands")
+def test_predict_measures_what_is_not_known_well_enough(
+    live: Live, laptime: Callable[..., Any], tmp_path: Path
+) -> None:
+    with live.services.database.write() as session:  # somebody looks after the device
+        session.add(tables.Agent(id="agt_hands", device_id=live.target.device_id, secret_sha256="0" * 64,
+                                 version="1", state="idle", conditions=None))  # fmt: skip
+    model = tmp_path / "wide.onnx"
+    model.write_bytes(dense_model(width=640))
+    arguments = ("predict", model, "--max-relative-error", "0.1", "--json")
+    [now] = parsed(laptime(*arguments, "--deadline", "0"))["answers"]
+    assert (now["source"], now["decision"], now["job_id"]) == ("prediction", "predicted", None)
+    [later] = parsed(laptime(*arguments))["answers"]
+    assert (later["source"], later["decision"]) == ("measurement", "measured")
+    limit_ms = later["median_ms"] * 2
+    code, out, _ = laptime("predict", model, "--below", limit_ms)
+    assert code == 0
+    assert "fits" in out
+    assert "yes" in out
+    with live.services.database.write() as session:
+        session.delete(session.get_one(tables.Agent, "agt_hands"))
 
 
 def test_a_job_that_is_not_waited_for_can_be_shown_and_cancelled(

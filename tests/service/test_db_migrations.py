@@ -12,7 +12,7 @@ from sqlalchemy import create_engine, inspect, text
 
 from service.app import create_app
 from service.db.session import Database
-from service.db.tables import Job, JobEvent, Project, Table
+from service.db.tables import Job, JobEvent, Project, Table, Target
 from service.db.upgrade import (
     SchemaOutdated,
     current_revision,
@@ -71,6 +71,29 @@ def test_an_upgrade_keeps_what_is_stored(empty_database_url: str) -> None:
         assert session.get_one(Job, parent_id).waiting_for == 1
         assert session.query(JobEvent).count() == 2
     database.dispose()
+
+
+def test_rows_of_the_first_version_get_and_lose_what_the_second_adds(empty_database_url: str) -> None:
+    upgrade(empty_database_url)
+    parent_id = fill(empty_database_url)
+    downgrade(empty_database_url, "0001")
+    assert {"shares_measurements", "revision"} & columns_of(empty_database_url) == set()
+    upgrade(empty_database_url)
+    database = Database(empty_database_url, pool_size=1)
+    with database.read() as session:
+        assert [project.shares_measurements for project in session.query(Project)] == [False]
+        assert [target.revision for target in session.query(Target)] == [0]
+        assert session.get_one(Job, parent_id).waiting_for == 1
+    database.dispose()
+
+
+def columns_of(url: str) -> set[str]:
+    engine = create_engine(url)
+    try:
+        found = inspect(engine)
+        return {column["name"] for table in ("projects", "targets") for column in found.get_columns(table)}
+    finally:
+        engine.dispose()
 
 
 def test_down_to_base_drops_tables_that_hold_rows(empty_database_url: str) -> None:

@@ -1,0 +1,123 @@
+"""`laptime-predictor graph-bench`: latency of whole graphs on targets and families that were left out."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+from predictor.benchmarks.errors import TaskRejected
+from predictor.benchmarks.graph_arrays import ArrayCache
+from predictor.benchmarks.graph_data import digest_of, load_graph_data, load_published
+from predictor.benchmarks.graph_method import GraphMethod
+from predictor.benchmarks.graph_registry import GRAPH_METHODS, check_graph_methods, make_graph_methods
+from predictor.benchmarks.graph_report import MethodScores, graph_document, graph_lines, method_scores
+from predictor.benchmarks.graph_run import GraphTask, run_stored
+from predictor.benchmarks.graph_splits import ALL, FOLDS, LEFT_OUT, GraphSplit, fold_of, splits_of
+
+
+def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `graph-bench` to a command line; `HANDLERS` run it."""
+    bench = commands.add_parser(
+        "graph-bench",
+        help="whole graphs on left-out targets, over left-out families, from ten measurements; "
+        "goes on where it stopped",
+    )
+    bench.add_argument("--dataset", type=Path, required=True, metavar="FILE", help="Parquet of a campaign")
+    bench.add_argument(
+        "--published", type=Path, metavar="FILE", help="Parquet of real models, never learned from"
+    )
+    bench.add_argument("--models", type=Path, metavar="DIR", help="the ONNX files that --published measured")
+    bench.add_argument("--methods", metavar="KEYS", type=_names, default=",".join(GRAPH_METHODS),
+                       help="(default: %(default)s)")  # fmt: skip
+    bench.add_argument("--leave-out", metavar="KINDS", type=_names, default=",".join(LEFT_OUT),
+                       help="a target, or all targets of an engine (default: %(default)s)")  # fmt: skip
+    bench.add_argument("--only", metavar="TEXT", default="", help="of them, those whose key contains this")
+    bench.add_argument("--folds", type=int, metavar="N", help=f"run the first N of {FOLDS} folds of families")
+    bench.add_argument("--seed", type=int, default=0, help="of the folds (default: %(default)s)")
+    bench.add_argument("--seeds", type=int, default=1, metavar="N",
+                       help="runs of a method in which chance has a part (default: %(default)s)")  # fmt: skip
+    bench.add_argument("--work", type=Path, metavar="DIR", default=_default_work(),
+                       help="finished splits (default: %(default)s)")  # fmt: skip
+    bench.add_argument("--again", metavar="KEYS", type=_names, default=(), help="methods to run anew")
+    bench.add_argument("--json", action="store_true", help="machine-readable output")
+    bench.add_argument("--output", type=Path, metavar="FILE", help="write the same JSON to a file as well")
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name for name in text.split(",") if name)
+
+
+def _default_work() -> Path:
+    caches = os.environ.get("XDG_CACHE_HOME")
+    return (Path(caches) if caches else Path.home() / ".cache") / "laptime" / "graph-bench"
+
+
+def run_graph_bench(parsed: argparse.Namespace) -> int:
+    """Print or write the results; the exit status. Raises `TaskRejected` before anything is read if a
+    method or a number is not possible.
+    """
+    _check(parsed)
+    data = load_graph_data(parsed.dataset, report=_say)
+    published = load_published(parsed.published, parsed.models, report=_say) if parsed.published else None
+    task = GraphTask(data, fold_of(data, count=FOLDS, seed=parsed.seed), published)
+    known = digest_of(data) if published is None else f"{digest_of(data)}-{digest_of(published)}"
+    folder = parsed.work / f"{known}-{parsed.seed}"
+    folds = [*range(parsed.folds or FOLDS), *([] if published is None else [ALL])]
+    splits = {kind: splits_of(data, [kind], folds=folds, only=parsed.only) for kind in parsed.leave_out}
+    runs: dict[str, dict[str, MethodScores]] = {kind: {} for kind in splits}
+    cache = ArrayCache()
+    for key in parsed.methods:
+        for method in make_graph_methods(key, seeds=parsed.seeds, cache=cache):
+            if key in parsed.again:
+                shutil.rmtree(folder / method.name, ignore_errors=True)
+            for kind, wanted in splits.items():
+                runs[kind][method.name] = _run(method, task, wanted, folder)
+    _write(parsed, graph_document(task, runs))
+    if not parsed.json:
+        print(*graph_lines(task, runs), sep="\n")
+    return 0
+
+
+def _run(method: GraphMethod, task: GraphTask, splits: list[GraphSplit], folder: Path) -> MethodScores:
+    results = {}
+    for split in splits:
+        results[split] = run_stored(method, task, split, folder=folder)
+        _say(f"{method.name}: {split.label}")
+    return method_scores(results, task)
+
+
+def _check(parsed: argparse.Namespace) -> None:
+    check_graph_methods(parsed.methods)
+    unknown = [kind for kind in parsed.leave_out if kind not in LEFT_OUT]
+    if unknown or not parsed.leave_out:
+        raise TaskRejected(f"--leave-out {', '.join(unknown)} is unknown; there are {', '.join(LEFT_OUT)}")
+    if (parsed.published is None) != (parsed.models is None):
+        raise TaskRejected("--published and --models belong together: measurements, and the files measured")
+    if parsed.seeds < 1:
+        raise TaskRejected(f"--seeds must be at least 1, got {parsed.seeds}")
+    if parsed.folds is not None and not 1 <= parsed.folds <= FOLDS:
+        raise TaskRejected(f"--folds must be 1 to {FOLDS}, got {parsed.folds}")
+
+
+def _write(parsed: argparse.Namespace, document: dict[str, object]) -> None:
+    """JSON to the file and to standard output, as asked for."""
+    text = json.dumps(document, indent=1)
+    if parsed.output:
+        parsed.output.write_text(text + "\n")
+    if parsed.json:
+        print(text)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+HANDLERS: Mapping[str, Callable[[argparse.Namespace], int]] = MappingProxyType(
+    {"graph-bench": run_graph_bench}
+)

@@ -1,0 +1,138 @@
+"""Datasets of campaigns as the graph benchmark takes them: one latency for each model on each target, and the
+graphs, built anew from the models' names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from predictor.benchmarks.errors import TableRejected
+from predictor.benchmarks.graph_method import PUBLISHED, REFERENCE, GraphData
+from predictor.campaign.dataset import Row, read_dataset
+from predictor.checkpoint import TargetFacts
+from predictor.errors import GraphRejected
+from predictor.families.registry import specimens
+from predictor.graph import ModelGraph
+from predictor.local_study import Subject, subjects_in
+from predictor.onnx_reader import read_graph
+from predictor.reference_set import ReferenceModel, reference_models
+
+Built = tuple[bytes, Mapping[str, tuple[int, ...]]]
+Builders = Mapping[str, Callable[[], Built]]
+Report = Callable[[str], None]
+
+_EVERY = 200  # graphs between reports
+FEWEST_SHARE = 0.25  # of the models: a target with fewer has not been measured yet
+
+
+def load_graph_data(path: Path, *, report: Report) -> GraphData:
+    """A campaign's families, sweeps and reference models. Rows of models that are built differently today are
+    left out. Raises `TableRejected` where nothing remains.
+    """
+    rows = [row for row in read_dataset(path) if row.family != PUBLISHED]
+    return graph_data_of(rows, family_builders(), report=report)
+
+
+def load_published(path: Path, folder: Path, *, report: Report) -> GraphData:
+    """Real models, from the folder that was measured."""
+    rows = [row for row in read_dataset(path) if row.family == PUBLISHED]
+    builders = {one.name: partial(_given, one) for one in subjects_in(folder)}
+    return graph_data_of(rows, builders, report=report)
+
+
+def family_builders() -> Builders:
+    """How to build every model of the families and of the reference set, by name."""
+    references: dict[str, Callable[[], Built]] = {
+        one.name: partial(_reference, one) for one in reference_models()
+    }
+    return references | {one.name: one.build for one in specimens()}
+
+
+def _given(subject: Subject) -> Built:
+    return subject.model, {name: tuple(sizes) for name, sizes in subject.input_shapes.items()}
+
+
+def _reference(model: ReferenceModel) -> Built:
+    return model.model, model.input_shapes
+
+
+def graph_data_of(rows: Sequence[Row], builders: Builders, *, report: Report) -> GraphData:
+    """Rows with the graphs that their names build."""
+    by_name: dict[str, list[Row]] = {}
+    for row in rows:
+        by_name.setdefault(row.name, []).append(row)
+    graphs = _graphs(sorted(by_name), builders, report)
+    fresh = [row for row in rows if row.name in graphs and row.graph_digest == graphs[row.name].digest]
+    if len(fresh) < len(rows):
+        report(f"{len(rows) - len(fresh)} of {len(rows)} rows are of models that are built differently now")
+    if not fresh:
+        raise TableRejected("no row of the dataset is of a model that can be built; run a campaign first")
+    return _tabulated(fresh, graphs)
+
+
+def _graphs(names: Sequence[str], builders: Builders, report: Report) -> dict[str, ModelGraph]:
+    graphs: dict[str, ModelGraph] = {}
+    for number, name in enumerate(names):
+        if number % _EVERY == 0:
+            report(f"reading graph {number + 1} of {len(names)}")
+        if name not in builders:
+            continue
+        model, shapes = builders[name]()
+        try:
+            graphs[name] = read_graph(model, dict(shapes))
+        except GraphRejected as error:
+            report(f"{name} is left out: {error}")
+    return graphs
+
+
+def _tabulated(rows: Sequence[Row], graphs: Mapping[str, ModelGraph]) -> GraphData:
+    """Several passes of one model on one target become their geometric mean."""
+    logs: dict[tuple[str, str], list[float]] = {}
+    of_name: dict[str, Row] = {}
+    of_target: dict[str, Row] = {}
+    for row in rows:
+        logs.setdefault((row.name, row.target_key), []).append(float(np.log(row.median_ms)))
+        of_name[row.name] = row
+        of_target[row.target_key] = row
+    names, keys = sorted(of_name), sorted(of_target)
+    latency_ms = np.full((len(names), len(keys)), np.nan)
+    places = {name: index for index, name in enumerate(names)}
+    columns = {key: index for index, key in enumerate(keys)}
+    for (name, key), values in logs.items():
+        latency_ms[places[name], columns[key]] = np.exp(np.mean(values))
+    enough = np.isfinite(latency_ms).mean(axis=0) >= FEWEST_SHARE
+    found = [of_name[name] for name in names]
+    data = GraphData(
+        names=np.array(names, dtype=np.str_),
+        families=np.array([row.family for row in found], dtype=np.str_),
+        precisions=np.array([row.precision for row in found], dtype=np.str_),
+        is_sweep=np.array([row.is_sweep for row in found], dtype=np.bool_),
+        graphs=tuple(graphs[name] for name in names),
+        targets=tuple(
+            TargetFacts(key=key, runtime=of_target[key].runtime, hardware=of_target[key].hardware)
+            for key in keys
+        ),
+        latency_ms=latency_ms,
+        profiles={(row.name, row.target_key): row.layers for row in rows if row.layers is not None},
+    )
+    return data.columns(enough)
+
+
+def digest_of(data: GraphData) -> str:
+    """A short SHA-256 of the latencies and of what they are of."""
+    digest = hashlib.sha256()
+    for text in (*data.names, *(graph.digest for graph in data.graphs), *(one.key for one in data.targets)):
+        digest.update(f"{text}\n".encode())
+    digest.update(np.ascontiguousarray(data.latency_ms).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def reference_rows(data: GraphData) -> list[int]:
+    """Of the reference set, in its own order."""
+    places = {str(name): index for index, name in enumerate(data.names) if data.families[index] == REFERENCE}
+    return [places[one.name] for one in reference_models() if one.name in places]

@@ -1,0 +1,154 @@
+"""`laptime-predictor campaign` and `dataset`: measure the families on this machine, and make Parquet of what
+was found.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
+
+from devices.engines.registry import ENGINES, available_runtimes
+from devices.hardware import read_device
+from devices.target import Runtime
+from predictor.campaign.dataset import write_dataset
+from predictor.campaign.run import Campaign, Subject, reference_subjects
+from predictor.campaign.store import CampaignFolder
+from predictor.errors import PredictorError
+from predictor.families.registry import FAMILY_VERSION, Specimen, specimens
+from predictor.local_study import Subject as FileSubject
+from predictor.local_study import subjects_in
+
+_DEFAULT_TARGETS = "onnxruntime/t1,openvino/t1"
+
+
+class _Wanted(NamedTuple):
+    """A target as `--targets` names it."""
+
+    engine: str
+    threads: int
+    optimization: str
+
+    def __str__(self) -> str:
+        return f"{self.engine}/t{self.threads}/{self.optimization}"
+
+
+def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `campaign` and `dataset` to a command line; `HANDLERS` run them."""
+    campaign = commands.add_parser(
+        "campaign", help="measure the model families on this machine's targets; goes on where it stopped"
+    )
+    campaign.add_argument("--out", type=Path, required=True, metavar="DIR", help="what was found so far")
+    campaign.add_argument(
+        "--targets",
+        type=_targets,
+        default=_DEFAULT_TARGETS,
+        metavar="LIST",
+        help="engine/tTHREADS[/optimization], by commas, as in onnxruntime/t2/basic (default: %(default)s)",
+    )
+    campaign.add_argument(
+        "--models", type=Path, metavar="DIR", help="measure these ONNX files instead of the families"
+    )
+    campaign.add_argument("--passes", type=int, default=2, metavar="N", help="(default: %(default)s)")
+    campaign.add_argument(
+        "--only", metavar="TEXT", default="", help="of the families, those whose name contains this"
+    )
+    campaign.add_argument(
+        "--precisions", metavar="LIST", default="", help="of the models, those of these precisions, by commas"
+    )
+    campaign.add_argument(
+        "--with-layers", action="store_true", help="time each layer too, where the runtime can tell"
+    )
+    dataset = commands.add_parser("dataset", help="make Parquet of what a campaign has found")
+    dataset.add_argument("--campaign", type=Path, required=True, metavar="DIR", help="its folder")
+    dataset.add_argument("--out", type=Path, required=True, metavar="FILE", help="Parquet")
+
+
+def _targets(text: str) -> tuple[_Wanted, ...]:
+    """What a list names, in its order. Raises what argparse shows."""
+    wanted = tuple(_wanted(part.strip()) for part in text.split(",") if part.strip())
+    if not wanted:
+        raise argparse.ArgumentTypeError("name one target or more, as in onnxruntime/t1")
+    return wanted
+
+
+def _wanted(part: str) -> _Wanted:
+    engine, threads, optimization, *more = [*part.split("/"), "", ""]
+    count = threads[1:]
+    is_count = threads.startswith("t") and count.isascii() and count.isdigit() and int(count) > 0
+    if not is_count or "".join(more):
+        raise argparse.ArgumentTypeError(
+            f"{part!r} does not look like engine/tTHREADS[/optimization], as in onnxruntime/t2/basic"
+        )
+    if engine not in ENGINES:
+        raise argparse.ArgumentTypeError(f"{part!r} names no engine; there are {', '.join(sorted(ENGINES))}")
+    return _Wanted(engine, int(count), optimization or "default")
+
+
+def _campaign(parsed: argparse.Namespace) -> int:
+    campaign = Campaign(
+        device=read_device(None),
+        runtimes=[_runtime(wanted) for wanted in parsed.targets],
+        subjects=_subjects(parsed.models, parsed.only, parsed.precisions),
+        folder=CampaignFolder(parsed.out),
+        report=lambda line: print(line, file=sys.stderr, flush=True),
+        with_layers=parsed.with_layers,
+    )
+    campaign.run(parsed.passes)
+    return 0
+
+
+def _runtime(wanted: _Wanted) -> Runtime:
+    """The runtime of this machine on the CPU. Raises `PredictorError` where it is not here."""
+    offered = available_runtimes((wanted.engine,), (wanted.threads,), (wanted.optimization,))
+    for runtime in offered:
+        if runtime.provider == "cpu":
+            return runtime
+    raise PredictorError(
+        f"this machine does not offer {wanted}; `laptime-agent doctor` says which engines and thread counts "
+        "it has, docs/measuring.md which optimisations"
+    )
+
+
+def _subjects(models: Path | None, only: str, precisions: str) -> list[Subject]:
+    if models is not None:
+        return reference_subjects() + [_of_file(one) for one in subjects_in(models)]
+    wanted = {part.strip() for part in precisions.split(",") if part.strip()}
+    chosen = [
+        _of_specimen(one)
+        for one in specimens()
+        if only in one.family and (not wanted or one.precision in wanted)
+    ]
+    return reference_subjects() + chosen
+
+
+def _of_file(one: FileSubject) -> Subject:
+    shapes = {name: tuple(sizes) for name, sizes in one.input_shapes.items()}
+    return Subject("published", one.name, "mixed", False, partial(_given, one.model, shapes))
+
+
+def _given(model: bytes, shapes: dict[str, tuple[int, ...]]) -> tuple[bytes, dict[str, tuple[int, ...]]]:
+    return model, shapes
+
+
+def _of_specimen(one: Specimen) -> Subject:
+    return Subject(one.family, one.name, one.precision, one.is_sweep, one.build)
+
+
+def _dataset(parsed: argparse.Namespace) -> int:
+    folder = CampaignFolder(parsed.campaign)
+    campaigner = folder.campaigner(read_device(None))
+    if campaigner is None:
+        raise PredictorError(f"{parsed.campaign} holds no campaign; `laptime-predictor campaign` makes one")
+    count = write_dataset(parsed.out, folder.records(), campaigner, family_version=FAMILY_VERSION)
+    print(f"{count} rows, {parsed.out.stat().st_size:,} bytes")
+    return 0
+
+
+HANDLERS: Mapping[str, Callable[[argparse.Namespace], int]] = MappingProxyType(
+    {"campaign": _campaign, "dataset": _dataset}
+)

@@ -1,0 +1,176 @@
+"""The dataset as Parquet: one row for each measurement or refusal of a campaign.
+
+Columns (`docs/dataset.md` describes them for those who add rows of their own):
+
+    family, name, precision, is_sweep   which model; `name` is unique and rebuilds it (`predictor.families`)
+    graph_digest, model_sha256          the graph without weights, and the bytes that ran
+    input_shapes                        JSON: name -> sizes
+    target_key, device_key              whose latency it is
+    runtime, hardware                   JSON of `devices.target.Runtime` and `Hardware`
+    passed                              number of the pass: equal numbers ran in the same minutes
+    median_ms, standard_error_ms        at the machine's usual speed
+    observed_median_ms, speed           as it passed, and the machine's speed relative to its usual one
+    cpu_median_ms, mad_ms               processor time of the median run; median absolute deviation
+    samples_ns                          raw samples that count, whole nanoseconds
+    is_valid, reasons                   the verdict; rows that are not valid train nothing
+    refusal                             why there is no measurement; null where there is one
+    at_unix_s, load_1m, agent_version, protocol_version, family_version
+    layer_names, layer_ns, layer_coverage   executed nodes and their times, where they were profiled
+
+Several rows of one model on one target are several measurements.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from devices.measurement import LayerProfile, LayerTime, Measurement
+from devices.target import Hardware, Runtime
+from predictor.campaign.store import Campaigner, Record
+from predictor.errors import PredictorError
+
+_TEXT, _REAL, _FLAG, _WHOLE = pa.string(), pa.float64(), pa.bool_(), pa.int64()
+SCHEMA = pa.schema(
+    [
+        *((name, _TEXT) for name in ("family", "name", "precision")),
+        ("is_sweep", _FLAG),
+        *((name, _TEXT) for name in ("graph_digest", "model_sha256", "input_shapes", "target_key")),
+        *((name, _TEXT) for name in ("device_key", "runtime", "hardware")),
+        ("passed", _WHOLE),
+        *((name, _REAL) for name in ("median_ms", "standard_error_ms", "observed_median_ms", "speed")),
+        *((name, _REAL) for name in ("cpu_median_ms", "mad_ms")),
+        ("samples_ns", pa.list_(_WHOLE)),
+        ("is_valid", _FLAG),
+        ("reasons", pa.list_(_TEXT)),
+        ("refusal", _TEXT),
+        ("at_unix_s", _REAL),
+        ("load_1m", _REAL),
+        ("agent_version", _TEXT),
+        ("protocol_version", _WHOLE),
+        ("family_version", _WHOLE),
+        ("layer_names", pa.list_(_TEXT)),
+        ("layer_ns", pa.list_(_WHOLE)),
+        ("layer_coverage", _REAL),
+    ]
+)
+_NEEDED = (
+    "family", "name", "precision", "is_sweep", "graph_digest", "target_key", "runtime", "hardware", "passed",
+    "median_ms", "standard_error_ms", "is_valid", "layer_names", "layer_ns", "layer_coverage",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A valid measurement of the dataset, as training takes it."""
+
+    family: str
+    name: str
+    precision: str
+    is_sweep: bool
+    graph_digest: str
+    target_key: str
+    runtime: Runtime
+    hardware: Hardware
+    passed: int
+    median_ms: float
+    standard_error_ms: float
+    layers: LayerProfile | None
+
+
+def write_dataset(
+    path: Path, records: Iterable[Record], campaigner: Campaigner, *, family_version: int
+) -> int:
+    """Write Parquet; how many rows."""
+    rows = [_row(record, campaigner, family_version) for record in records]
+    rows.sort(key=lambda row: (str(row["target_key"]), str(row["name"]), str(row["passed"])))
+    table = pa.Table.from_pylist(rows, schema=SCHEMA)
+    pq.write_table(table, path, compression="zstd", compression_level=19)
+    return len(rows)
+
+
+def read_dataset(path: Path) -> list[Row]:
+    """The valid measurements. Raises `PredictorError` for a file without the columns that training needs."""
+    try:
+        table = pq.read_table(path, columns=list(_NEEDED))
+    except (pa.ArrowInvalid, KeyError, OSError) as error:
+        raise PredictorError(f"{path} is not a dataset: {error}") from error
+    missing = [name for name in _NEEDED if name not in table.column_names]
+    if missing:
+        raise PredictorError(f"{path} lacks the columns {', '.join(missing)}; docs/dataset.md describes them")
+    runtimes: dict[str, Runtime] = {}
+    machines: dict[str, Hardware] = {}
+    rows = []
+    for entry in table.to_pylist():
+        if not entry["is_valid"]:
+            continue
+        runtime, hardware = entry["runtime"], entry["hardware"]
+        entry["runtime"] = runtimes.setdefault(runtime, Runtime.model_validate_json(runtime))
+        entry["hardware"] = machines.setdefault(hardware, Hardware.model_validate_json(hardware))
+        entry["layers"] = _layers(entry)
+        del entry["is_valid"], entry["layer_names"], entry["layer_ns"], entry["layer_coverage"]
+        rows.append(Row(**entry))
+    return rows
+
+
+def _layers(entry: Mapping[str, Any]) -> LayerProfile | None:
+    if not entry["layer_names"]:
+        return None
+    layers = tuple(
+        LayerTime(name=name, kind="", provider="cpu", median_ns=time_ns)
+        for name, time_ns in zip(entry["layer_names"], entry["layer_ns"], strict=True)
+    )
+    return LayerProfile(layers=layers, coverage=entry["layer_coverage"])
+
+
+def _row(record: Record, campaigner: Campaigner, family_version: int) -> Mapping[str, object]:
+    row: dict[str, object] = dict.fromkeys(SCHEMA.names)
+    row |= {
+        "family": record.family,
+        "name": record.place.name,
+        "precision": record.precision,
+        "is_sweep": record.is_sweep,
+        "graph_digest": record.graph_digest,
+        "target_key": record.place.target_key,
+        "device_key": campaigner.device.key,
+        "hardware": campaigner.device.hardware.model_dump_json(),
+        "runtime": record.runtime.model_dump_json(),
+        "passed": record.place.passed,
+        "is_valid": False,
+        "refusal": record.refusal,
+        "family_version": family_version,
+    }
+    return row if record.measurement is None else row | _measured(record.measurement)
+
+
+def _measured(measurement: Measurement) -> dict[str, object]:
+    estimate, profile = measurement.estimate, measurement.layer_profile
+    layers = profile.layers if profile is not None else ()
+    return {
+        "layer_names": [layer.name for layer in layers],
+        "layer_ns": [layer.median_ns for layer in layers],
+        "layer_coverage": profile.coverage if profile is not None else None,
+        "model_sha256": measurement.model.sha256,
+        "input_shapes": json.dumps(
+            {name: list(sizes) for name, sizes in measurement.model.input_shapes.items()}
+        ),
+        "median_ms": estimate.median_ms,
+        "standard_error_ms": estimate.standard_error_ms,
+        "observed_median_ms": estimate.observed_median_ms,
+        "speed": estimate.speed,
+        "cpu_median_ms": estimate.cpu_median_ms,
+        "mad_ms": estimate.mad_ms,
+        "samples_ns": list(measurement.samples_ns),
+        "is_valid": measurement.verdict.is_valid,
+        "reasons": list(measurement.verdict.reasons),
+        "at_unix_s": measurement.before.at_unix_s,
+        "load_1m": measurement.before.load_1m,
+        "agent_version": measurement.agent_version,
+        "protocol_version": measurement.protocol_version,
+    }

@@ -1,0 +1,67 @@
+"""A graph as a target's predictor takes it: what every known source would need for it on this target's
+hardware, by class of kernels, and what in it was never measured anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from devices.target import Hardware, Runtime
+from predictor.graph import ModelGraph
+from predictor.kernel_costs.pricing import Encoded, Priced
+from predictor.kernel_costs.table import CLASSES, View
+from predictor.meta_checkpoint import MetaCheckpoint
+
+Floats = NDArray[np.float64]
+
+_SEEN_VIEW = View.FUSED
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """One graph. `total_ms` (S,) and `class_ms` (S, C) of the sources; `shares` of the time by name of
+    kernel; `strange`: names of kernels that no measurement came near, with their share.
+    """
+
+    total_ms: Floats
+    class_ms: Floats
+    shares: Mapping[str, float]
+    strange: Mapping[str, float]
+
+    @property
+    def family(self) -> str:
+        """The class of kernels that the graph spends most of its time in."""
+        return CLASSES[int(np.argmax((self.class_ms / self.total_ms[:, None]).sum(axis=0)))].value
+
+
+def describe(graph: ModelGraph, runtime: Runtime, hardware: Hardware, meta: MetaCheckpoint) -> Described:
+    """The description of a graph for a target with this runtime and hardware."""
+    return describe_encoded(meta.pricer.encode(graph), runtime, hardware, meta)
+
+
+def describe_encoded(
+    encoded: Encoded, runtime: Runtime, hardware: Hardware, meta: MetaCheckpoint
+) -> Described:
+    """The same of a graph that is encoded already."""
+    priced = meta.pricer.price(encoded, runtime, hardware)
+    view = _SEEN_VIEW if _SEEN_VIEW in encoded.tables else min(encoded.tables)
+    kernel_shares = shares_of_kernels(priced, view)
+    table = encoded.tables[view]
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(table.names))}
+    summed = np.bincount([numbers[name] for name in table.names], weights=kernel_shares)
+    shares = dict(zip(numbers, summed.tolist(), strict=True))
+    strange = {
+        what: float(kernel_shares[places].sum()) for what, places in meta.seen.strangeness(table).items()
+    }
+    return Described(priced.total_ms, priced.class_ms, shares, strange)
+
+
+def shares_of_kernels(priced: Priced, view: View) -> Floats:
+    """Shares of the time (K,), the mean over the sources that run graphs in this view."""
+    times = priced.kernel_ms[view]
+    shares: Floats = (times / times.sum(axis=0)).mean(axis=1)
+    return shares

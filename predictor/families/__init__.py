@@ -1,0 +1,1 @@
+"""Families of models that a machine measures, so that its predictor can learn whole graphs."""

@@ -1,0 +1,124 @@
+"""What the cost network sees of a kernel: logarithms of what it does, what it is, and in what company it
+runs.
+
+No feature depends on a target, and none names a model: a kernel of an unknown network looks like the kernels
+of known ones.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from predictor.graph import ModelGraph
+from predictor.kernel_costs.table import (
+    CLASSES,
+    KIND_NAMES,
+    PRECISIONS,
+    Amount,
+    Flag,
+    KernelTable,
+    Neighbour,
+    StackedTables,
+)
+
+Floats = NDArray[np.float64]
+
+FEATURE_VERSION = 3  # raise it when the same graph gets other numbers: older checkpoints are then refused
+
+_LOGS = (
+    Amount.MACS, Amount.WORK, Amount.SCALAR_CYCLES, Amount.BYTES_READ, Amount.BYTES_WRITTEN,
+    Amount.WEIGHT_BYTES, Amount.LAUNCHES, Amount.ROWS, Amount.INNER, Amount.COLUMNS, Amount.GROUPS,
+    Amount.WINDOW, Amount.STRIDE, Amount.MEMBERS,
+)  # fmt: skip
+_LANES = np.array([4.0, 16.0, 64.0])  # vectors and tiles that a row of outputs fills, or does not
+_COMPANY = 4
+FEATURE_COUNT = (
+    len(_LOGS) + 5 + 2 * len(_LANES) + _COMPANY + len(Flag) + 2 * len(Neighbour)
+    + len(CLASSES) + len(KIND_NAMES) + len(PRECISIONS)
+)  # fmt: skip
+
+
+_LAST_LOG = len(_LOGS) + 5
+_LAST_FILLED = _LAST_LOG + 2 * len(_LANES)
+_FLAGS = _LAST_FILLED + _COMPANY
+_BEFORE = _FLAGS + len(Flag)
+_BEHIND = _BEFORE + len(Neighbour)
+_CLASSES = _BEHIND + len(Neighbour)
+_KINDS = _CLASSES + len(CLASSES)
+_PRECISIONS = _KINDS + len(KIND_NAMES)
+
+
+def kernel_features(graph: ModelGraph, table: KernelTable) -> NDArray[np.float32]:
+    """(K, FEATURE_COUNT), of the order of one, all finite."""
+    return stacked_features(graph, StackedTables(table, (len(table),)))
+
+
+def stacked_features(graph: ModelGraph, stacked: StackedTables) -> NDArray[np.float32]:
+    """The same of a graph's tables in several views, under each other."""
+    table = stacked.table
+    amounts = table.amounts
+    features = np.zeros((len(table), FEATURE_COUNT), dtype=np.float32)
+    moved = amounts[:, Amount.BYTES_READ] + amounts[:, Amount.BYTES_WRITTEN]
+    _write_logs(features, amounts, moved)
+    features[:, _LAST_LOG:_LAST_FILLED] = _filled(_widths(table))
+    features[:, _LAST_FILLED:_FLAGS] = _company(graph, stacked, moved)
+    features[:, _FLAGS:_BEFORE] = table.flags
+    features[:, _BEFORE:_BEHIND] = table.before
+    features[:, _BEHIND:_CLASSES] = table.behind
+    rows = np.arange(len(table))
+    features[rows, _KINDS + table.kinds] = table.kinds >= 0  # -1: the field before, written next
+    features[rows, _CLASSES + table.classes] = 1.0
+    features[rows, _PRECISIONS + table.precisions] = 1.0
+    return features
+
+
+def _write_logs(features: NDArray[np.float32], amounts: Floats, moved: Floats) -> None:
+    """What is known of the kernel by its size. The fields derived here: arithmetic intensity; per launch the
+    working set, the multiply-accumulates and the weights beyond a cache; the weights of a product.
+    """
+    macs = amounts[:, Amount.MACS]
+    launches = np.maximum(amounts[:, Amount.LAUNCHES], 1.0)
+    counted = np.empty((len(amounts), _LAST_LOG))
+    counted[:, : len(_LOGS)] = amounts  # in the order of _LOGS
+    counted[:, len(_LOGS)] = 0.0
+    derived = counted[:, len(_LOGS) + 1 :]
+    derived[:, 0] = moved / launches
+    derived[:, 1] = macs / launches
+    derived[:, 2] = np.maximum(amounts[:, Amount.WEIGHT_BYTES] / launches - 2e6, 0.0)
+    derived[:, 3] = amounts[:, Amount.INNER] * amounts[:, Amount.COLUMNS]
+    features[:, :_LAST_LOG] = np.log1p(counted) / 8.0
+    features[:, len(_LOGS)] = np.log((macs + 1.0) / (moved + 1.0)) / 4.0
+
+
+def _widths(table: KernelTable) -> Floats:
+    """(K, 2): what vectors are filled along, the outputs of a product (a depthwise filter sees one channel,
+    so there they lie along the channels), and what is summed over.
+    """
+    widths = table.amounts[:, (Amount.COLUMNS, Amount.INNER)]
+    is_depthwise = table.flags[:, Flag.DEPTHWISE] > 0
+    widths[is_depthwise, 0] *= table.amounts[is_depthwise, Amount.GROUPS]
+    return widths
+
+
+def _filled(sizes: Floats) -> Floats:
+    """Share of the last vector's lanes that is used, over all vectors, (K, N * len(_LANES)) for sizes (K, N);
+    one where there is no product.
+    """
+    sizes = sizes[:, :, None]
+    filled = np.where(sizes > 0, sizes / (np.ceil(np.maximum(sizes, 1.0) / _LANES) * _LANES), 1.0)
+    return filled.reshape(len(sizes), -1)
+
+
+def _company(graph: ModelGraph, stacked: StackedTables, moved: Floats) -> Floats:
+    """The same for all kernels of a graph in a view: what else wants the caches."""
+    amounts = stacked.table.amounts
+    batch = max((tensor.shape[0] for tensor in graph.inputs if tensor.shape), default=1)
+    starts = (0, *stacked.ends[:-1])
+    rows = np.empty((len(starts), _COMPANY))
+    rows[:, 0] = np.add.reduceat(amounts[:, Amount.WEIGHT_BYTES], starts)
+    rows[:, 1] = np.add.reduceat(amounts[:, Amount.BYTES_WRITTEN], starts)
+    rows[:, 2] = np.maximum.reduceat(moved, starts)
+    rows[:, 3] = batch
+    lengths = [end - start for start, end in zip(starts, stacked.ends, strict=True)]
+    return np.repeat(np.log1p(rows) / 8.0, lengths, axis=0)

@@ -1,0 +1,115 @@
+"""What kernels would take on a nominal machine (`predictor.roofline`), all kernels of a table at once.
+
+Each kernel takes the longer of its arithmetic and its memory traffic, plus a launch; a precision that the
+machine does not compute in adds conversions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from predictor.kernel_costs.table import CLASSES, PRECISIONS, Amount, Flag, KernelTable
+from predictor.roofline import EFFICIENCY, KernelClass, Machine
+
+Floats = NDArray[np.float64]
+
+_CONV_INTEGER = 0.35  # the operator of dynamic quantisation goes through a generic path
+_UNROLL_CYCLES = 0.75
+_PRODUCTS = np.array([kind in EFFICIENCY and kind is not KernelClass.RECURRENT for kind in CLASSES])
+_EFFICIENCIES = np.array([EFFICIENCY.get(kind, 0.5) for kind in CLASSES])
+_CONVS = (KernelClass.CONV, KernelClass.DEPTHWISE)
+
+
+@dataclass(frozen=True, slots=True)
+class NominalTimes:
+    """Milliseconds of K kernels, each (K,): their own work, with conversions, and their launches.
+    `arithmetic` and `memory` are the two legs of the roofline.
+    """
+
+    own: Floats
+    launch: Floats
+    arithmetic: Floats
+    memory: Floats
+
+    @property
+    def total(self) -> Floats:
+        """(K,)."""
+        return self.own + self.launch
+
+
+def nominal_times(table: KernelTable, machine: Machine, *, has_generic_paths: bool = True) -> NominalTimes:
+    """All positive for kernels that compute; views and the call have launches only.
+
+    `has_generic_paths`: convolutions whose channels do not fill vectors take a slower path, as in libraries
+    that lay channels out in vectors. Half of all runtimes do not have this step, so what is learned of them
+    is learned on times without it.
+    """
+    amounts, launches = table.amounts, table.amounts[:, Amount.LAUNCHES]
+    is_call = table.classes == CLASSES.index(KernelClass.CALL)
+    is_idle = (table.classes == CLASSES.index(KernelClass.LAUNCH)) | is_call
+    arithmetic = _arithmetic_s(table, machine, has_generic_paths)
+    arithmetic += amounts[:, Amount.WORK] / machine.work_per_s
+    arithmetic += amounts[:, Amount.SCALAR_CYCLES] / machine.cycles_per_s
+    memory = _memory_s(amounts, machine)
+    own = np.where(is_idle, 0.0, np.maximum(arithmetic, memory) + _conversion_s(table, machine))
+    launch = np.where(is_idle, machine.view_s, machine.launch_s) * launches
+    launch = np.where(is_call, machine.call_s, launch)
+    return NominalTimes(own=1e3 * own, launch=1e3 * launch, arithmetic=1e3 * arithmetic, memory=1e3 * memory)
+
+
+def _arithmetic_s(table: KernelTable, machine: Machine, has_generic_paths: bool) -> Floats:
+    amounts = table.amounts
+    macs, columns = amounts[:, Amount.MACS], amounts[:, Amount.COLUMNS]
+    rate = machine.macs_per_s * _EFFICIENCIES[table.classes]
+    is_int8 = table.classes == CLASSES.index(KernelClass.INT8)
+    rate = np.where(is_int8, rate * machine.int8_speedup, rate)
+    rate = np.where(table.precisions == PRECISIONS.index("float64"), 0.5 * rate, rate)
+    rate = np.where(table.flags[:, Flag.INTEGER_CONV] > 0, rate * _CONV_INTEGER, rate)
+    is_depthwise = table.classes == CLASSES.index(KernelClass.DEPTHWISE)
+    filters = np.where(is_depthwise, columns * amounts[:, Amount.GROUPS], columns)
+    is_generic = (filters % machine.lanes != 0) | (table.flags[:, Flag.REPLACEABLE_WEIGHTS] > 0)
+    is_generic &= has_generic_paths
+    slow = np.where(is_generic, np.minimum(rate, machine.cycles_per_s), rate)
+    is_conv = (table.kinds == 0) & ~is_depthwise  # KIND_NAMES begins with Conv
+    used = _use_of_lanes(amounts, is_conv, machine.lanes)
+    arithmetic: Floats = macs / np.where(is_depthwise, slow, rate * used)
+    unrolled = amounts[:, Amount.ROWS] * amounts[:, Amount.INNER] * amounts[:, Amount.GROUPS]
+    unrolled = unrolled * amounts[:, Amount.LAUNCHES] * _UNROLL_CYCLES / machine.cycles_per_s
+    return arithmetic + np.where(is_conv & is_generic & (macs > 0), unrolled, 0.0)
+
+
+def _use_of_lanes(amounts: Floats, is_conv: NDArray[np.bool_], lanes: int) -> Floats:
+    """Vectors are filled along the columns, and a sum over few products does not hide its loads and
+    stores.
+    """
+    rows, inner = amounts[:, Amount.ROWS], amounts[:, Amount.INNER]
+    columns = np.maximum(amounts[:, Amount.COLUMNS], 1.0)
+    filled = columns / (np.ceil(columns / lanes) * lanes)
+    along_image = np.minimum(rows, lanes) / lanes * 0.5  # few channels: along the image instead
+    filled = np.where(is_conv & (columns < lanes), np.maximum(filled, along_image), filled)
+    used: Floats = np.where(amounts[:, Amount.COLUMNS] > 0, filled * inner / (inner + 16.0), 1.0)
+    return used
+
+
+def _memory_s(amounts: Floats, machine: Machine) -> Floats:
+    """What fits the cache comes from there; the rest streams from memory. Per launch: a loop reads the same
+    bytes again.
+    """
+    launches = np.maximum(amounts[:, Amount.LAUNCHES], 1.0)
+    per_launch = (amounts[:, Amount.BYTES_READ] + amounts[:, Amount.BYTES_WRITTEN]) / launches
+    near = np.minimum(per_launch, machine.cache_bytes)
+    once = near / machine.cache_bytes_per_s + (per_launch - near) / machine.memory_bytes_per_s
+    timed: Floats = once * launches
+    return timed
+
+
+def _conversion_s(table: KernelTable, machine: Machine) -> Floats:
+    is_short = table.precisions == PRECISIONS.index("float16")
+    if machine.has_short_floats or not is_short.any():
+        return np.zeros(len(table))
+    moved = table.amounts[:, Amount.BYTES_READ] + table.amounts[:, Amount.BYTES_WRITTEN]
+    elements = (moved - table.amounts[:, Amount.WEIGHT_BYTES]) / 2.0
+    return np.where(is_short, 2.0 * elements / machine.work_per_s, 0.0)

@@ -1,0 +1,90 @@
+"""What a graph would take on the runtimes that the cost network knows, kernel by kernel, on a machine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from devices.target import Hardware, Runtime
+from predictor.graph import ModelGraph
+from predictor.kernel_costs.features import stacked_features
+from predictor.kernel_costs.network import CostNetwork
+from predictor.kernel_costs.nominal import nominal_times
+from predictor.kernel_costs.table import CLASSES, KernelTable, View, stacked_tables, under_each_other, view_of
+from predictor.roofline import machine_of
+
+Floats = NDArray[np.float64]
+
+_CLASS_NUMBERS = np.arange(len(CLASSES))
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A graph as the network takes it: for each view its kernels and their features."""
+
+    tables: Mapping[View, KernelTable]
+    features: Mapping[View, NDArray[np.float32]]
+
+
+@dataclass(frozen=True, slots=True)
+class Priced:
+    """S sources' milliseconds of a graph. `kernel_ms` by view: (K, s) for the sources of that view;
+    `total_ms` (S,); `class_ms` (S, C) by class of kernels.
+    """
+
+    kernel_ms: Mapping[View, Floats]
+    total_ms: Floats
+    class_ms: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Pricer:
+    """The cost network with the runtimes that its outputs stand for."""
+
+    network: CostNetwork
+    views: tuple[View, ...]  # of each source
+
+    @classmethod
+    def of(cls, network: CostNetwork, runtimes: Sequence[Runtime]) -> Pricer:
+        """`runtimes` in the order of the network's outputs."""
+        return cls(network, tuple(view_of(runtime) for runtime in runtimes))
+
+    def encode(self, graph: ModelGraph) -> Encoded:
+        """What of a graph does not depend on the machine."""
+        return encode(graph, sorted(set(self.views)))
+
+    def price(self, encoded: Encoded, runtime: Runtime, hardware: Hardware) -> Priced:
+        """The sources' milliseconds, if they ran with this many threads on this hardware."""
+        tables = tuple(encoded.tables.values())
+        whole = under_each_other(tables)
+        machine = machine_of(runtime, hardware)
+        nominal = nominal_times(whole, machine, has_generic_paths=False).total
+        rows = [encoded.features[view] for view in encoded.tables]
+        factors = np.exp(self.network.log_factors(rows[0] if len(rows) == 1 else np.concatenate(rows)))
+        factors *= nominal[:, None]  # (K, S), all views under each other
+        by_kernel = (whole.classes[:, None] == _CLASS_NUMBERS).astype(np.float64)  # (K, C)
+        total = np.zeros(len(self.views))
+        by_class = np.zeros((len(self.views), len(CLASSES)))
+        kernels: dict[View, Floats] = {}
+        end = 0
+        for view, table in encoded.tables.items():
+            start, end = end, end + len(table)
+            columns = [index for index, own in enumerate(self.views) if own is view]
+            times = kernels[view] = factors[start:end, columns]  # (K, s)
+            total[columns] = times.sum(axis=0)
+            by_class[columns] = times.T @ by_kernel[start:end]
+        return Priced(kernels, total, by_class)
+
+
+def encode(graph: ModelGraph, views: Sequence[View]) -> Encoded:
+    """A graph in the given views."""
+    if not views:
+        return Encoded({}, {})
+    stacked = stacked_tables(graph, views)
+    features = stacked_features(graph, stacked)
+    starts = (0, *stacked.ends[:-1])
+    parts = [features[start:end] for start, end in zip(starts, stacked.ends, strict=True)]
+    return Encoded(dict(zip(views, stacked.apart(), strict=True)), dict(zip(views, parts, strict=True)))

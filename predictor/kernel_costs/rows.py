@@ -1,0 +1,205 @@
+"""What is written of one kernel: what it does, what it is, and what it is called."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import lru_cache
+
+from predictor.graph import AttributeValue
+from predictor.kernels import Kernel
+from predictor.kinds import KINDS, Family
+from predictor.roofline import CLASS_BY_FAMILY, KernelClass, class_of
+
+
+class Amount(IntEnum):
+    """Columns of `KernelTable.amounts`: what a kernel does in one inference, all launches together."""
+
+    MACS = 0
+    WORK = 1
+    SCALAR_CYCLES = 2
+    BYTES_READ = 3
+    BYTES_WRITTEN = 4
+    WEIGHT_BYTES = 5
+    LAUNCHES = 6
+    ROWS = 7  # of one product: not summed
+    INNER = 8
+    COLUMNS = 9
+    GROUPS = 10
+    WINDOW = 11  # elements of a filter or pooling window
+    STRIDE = 12  # product over the axes
+    MEMBERS = 13
+
+
+class Flag(IntEnum):
+    """Columns of `KernelTable.flags`."""
+
+    DEPTHWISE = 0
+    REPLACEABLE_WEIGHTS = 1
+    ADDS_TENSOR = 2  # a residual sum in the same kernel
+    CURVED = 3  # an exponential or the like in the same kernel
+    QUANTISES = 4  # writes integers from within
+    TRANSPOSED = 5
+    INTEGER_CONV = 6  # dynamically quantised convolutions take a path of their own
+
+
+class Neighbour(IntEnum):
+    """What stands before or behind a kernel: columns of `KernelTable.before` and `behind`."""
+
+    CONV = 0
+    NARROW_CONV = 1  # its channels do not fill vectors, so libraries keep another layout
+    MATMUL = 2
+    MOVE = 3
+    OTHER = 4
+    BORDER = 5  # the caller
+
+
+_VECTOR = 16  # channels
+CLASSES: tuple[KernelClass, ...] = tuple(KernelClass)
+PRECISIONS = ("float32", "float16", "int8", "low_bit", "float64", "other")
+# Kinds whose costs are learned one by one; the others are told by their class and their amounts alone.
+KIND_NAMES = (
+    "Conv", "ConvTranspose", "MatMul", "MatMulInteger", "ConvInteger", "MatMulNBits", "LSTM", "GRU",
+    "Add", "Mul", "Sub", "Div", "Pow", "Relu", "Clip", "Sigmoid", "Tanh", "Erf", "Exp", "Log", "Sqrt", "Gelu",
+    "HardSwish", "HardSigmoid", "LeakyRelu", "PRelu", "Softplus", "Where", "Max", "Min", "Neg", "Cast",
+    "Softmax", "LayerNormalization", "BatchNormalization", "InstanceNormalization", "LRN",
+    "ReduceMean", "ReduceSum", "ReduceMax", "CumSum", "ArgMax",
+    "MaxPool", "AveragePool", "GlobalAveragePool",
+    "Concat", "Split", "Slice", "Gather", "Transpose", "Pad", "Tile", "Expand", "Resize", "DepthToSpace",
+    "SpaceToDepth", "TopK", "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear",
+)  # fmt: skip
+_ALIASES = {
+    "Gemm": "MatMul", "FusedGemm": "MatMul", "FusedMatMul": "MatMul", "FusedConv": "Conv",
+    "QLinearConv": "Conv", "QLinearMatMul": "MatMul", "Sum": "Add", "Upsample": "Resize",
+    "FastGelu": "Gelu", "QuickGelu": "Gelu", "DynamicQuantizeLSTM": "LSTM", "Swish": "HardSwish",
+    "SimplifiedLayerNormalization": "LayerNormalization", "SkipLayerNormalization": "LayerNormalization",
+    "SkipSimplifiedLayerNormalization": "LayerNormalization", "RMSNormalization": "LayerNormalization",
+    "BiasGelu": "Gelu", "Mish": "Gelu", "QLinearAdd": "Add", "QLinearMul": "Mul", "QLinearConcat": "Concat",
+    "QLinearSigmoid": "Sigmoid",
+}  # fmt: skip
+CALL_NAME = "call"
+_CURVES = frozenset(("Sigmoid", "Tanh", "Erf", "Exp", "Gelu", "Softplus", "Elu", "Mish", "Swish"))
+_CLASS_INDEX = {kind: index for index, kind in enumerate(CLASSES)}
+_KIND_INDEX = {name: index for index, name in enumerate(KIND_NAMES)}
+_PRECISION_INDEX = {
+    "float32": 0, "float16": 1, "bfloat16": 1, "int8": 2, "uint8": 2, "int4": 3, "uint4": 3, "int2": 3,
+    "uint2": 3, "float64": 4,
+}  # fmt: skip
+_OTHER_PRECISION = 5
+ROW_WIDTH = len(Amount) + len(Flag) + 3  # class, kind, precision
+CALL_PLACE = 0
+_NOTHING_WITHIN = (False, False, False)
+
+
+class Rows:
+    """What is written of each kernel, once however many views it is in: `values` ROW_WIDTH numbers each."""
+
+    def __init__(self) -> None:
+        call = (*(0.0,) * (len(Amount) + len(Flag)), _CLASS_INDEX[KernelClass.CALL], -1, _OTHER_PRECISION)
+        self.values: list[float] = [*call]
+        self.names = [CALL_NAME]
+        self.neighbours: list[int] = [Neighbour.BORDER]
+        self._known: dict[int, int] = {}  # by identity: views share the kernels of lone operators
+
+    def places_of(self, kernels: Sequence[Kernel]) -> list[int]:
+        """Rows of these kernels."""
+        known, places = self._known, list[int]()
+        for kernel in kernels:
+            place = known.get(id(kernel))
+            if place is None:
+                place = known[id(kernel)] = len(self.names)
+                self._write(kernel)
+            places.append(place)
+        return places
+
+    def _write(self, kernel: Kernel) -> None:
+        anchor = kernel.anchor
+        told = _told(anchor.kind, anchor.domain, kernel.precision)
+        attributes = anchor.attributes
+        kind_class, is_depthwise = told.kind_class, False
+        if told.is_product:
+            kind_class, is_depthwise = _CLASS_INDEX[class_of(kernel)], kernel.is_depthwise
+            self.names.append(name_of(kernel))
+            self.neighbours.append(_neighbour(kernel))
+        else:
+            self.names.append(told.name)
+            self.neighbours.append(told.neighbour)
+        lone = len(kernel.members) == 1 and kernel.members[0] is anchor
+        self.values += kernel[4:15]  # macs to groups, in the order of `Amount`
+        self.values += (
+            _product(attributes["kernel_shape"]) if "kernel_shape" in attributes else 1.0,
+            _product(attributes["strides"]) if "strides" in attributes else 1.0,
+            len(kernel.members),
+            is_depthwise,
+            kernel.has_replaceable_weights,
+            *(_NOTHING_WITHIN if lone else _within(kernel)),
+            told.is_transposed,
+            told.is_integer_conv,
+            kind_class,
+            told.kind,
+            told.precision,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What an anchor's kind and a precision tell; class, name and neighbour only where it is no product."""
+
+    kind_class: int
+    kind: int
+    precision: int
+    name: str
+    neighbour: Neighbour
+    is_product: bool
+    is_transposed: bool
+    is_integer_conv: bool
+
+
+@lru_cache(maxsize=4096)
+def _told(kind: str, domain: str, precision: str) -> _Told:
+    family = KINDS[f"{domain}/{kind}" if domain else kind].family
+    known = _ALIASES.get(kind, kind)
+    is_product = family in (Family.CONV, Family.MATMUL)
+    return _Told(
+        kind_class=-1 if is_product else _CLASS_INDEX[CLASS_BY_FAMILY[family]],
+        kind=_KIND_INDEX.get(known, -1),
+        precision=_PRECISION_INDEX.get(precision, _OTHER_PRECISION),
+        name=_named(known, precision, is_depthwise=False, multiplies=family is Family.RECURRENT),
+        neighbour=Neighbour.MOVE if family in (Family.MOVE, Family.VIEW) else Neighbour.OTHER,
+        is_product=is_product,
+        is_transposed=kind == "ConvTranspose",
+        is_integer_conv=kind == "ConvInteger",
+    )
+
+
+def _neighbour(kernel: Kernel) -> Neighbour:
+    """Of a product."""
+    if kernel.family is Family.MATMUL:
+        return Neighbour.MATMUL
+    channels = kernel.columns * kernel.groups
+    return Neighbour.CONV if channels % _VECTOR == 0 else Neighbour.NARROW_CONV
+
+
+def name_of(kernel: Kernel) -> str:
+    """`Conv (int8)`, `Conv (depthwise)`, `Softmax`."""
+    kind = _ALIASES.get(kernel.anchor.kind, kernel.anchor.kind)
+    multiplies = kernel.family in (Family.CONV, Family.MATMUL, Family.RECURRENT)
+    return _named(kind, kernel.precision, is_depthwise=kernel.is_depthwise, multiplies=multiplies)
+
+
+def _named(kind: str, precision: str, *, is_depthwise: bool, multiplies: bool) -> str:
+    if is_depthwise:
+        kind = f"{kind} (depthwise)"
+    return f"{kind} ({precision})" if multiplies and precision != "float32" else kind
+
+
+def _product(sizes: AttributeValue) -> float:
+    return float(math.prod(map(int, sizes))) if isinstance(sizes, tuple) and sizes else 1.0
+
+
+def _within(kernel: Kernel) -> tuple[bool, bool, bool]:
+    """Whether the operators beside the anchor add a tensor, take a curve or quantise."""
+    kinds = {op.kind for op in kernel.members if op is not kernel.anchor}
+    return "Add" in kinds or "Sum" in kinds, not _CURVES.isdisjoint(kinds), "QuantizeLinear" in kinds

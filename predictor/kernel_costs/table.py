@@ -1,0 +1,246 @@
+"""The kernels of a graph as arrays, in each way that runtimes run it.
+
+A view is a way to run a graph: operator by operator as the file lists them, as most CPU runtimes fuse them,
+or with chains of element-wise operators in one kernel too. Which view a runtime takes is its own affair
+(`view_of`); a predictor learns a runtime's costs on that runtime's view.
+
+Nothing here depends on a target: the same arrays serve every device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from itertools import chain
+
+import numpy as np
+from numpy.typing import NDArray
+
+from devices.target import Runtime
+from predictor.graph import ModelGraph
+from predictor.kernel_costs.neighbours import Homes, neighbours, reads_of
+from predictor.kernel_costs.rows import (
+    CALL_NAME,
+    CALL_PLACE,
+    CLASSES,
+    KIND_NAMES,
+    PRECISIONS,
+    ROW_WIDTH,
+    Amount,
+    Flag,
+    Neighbour,
+    Rows,
+    name_of,
+)
+from predictor.kernels import Kernel, Views
+from predictor.kinds import Family
+from predictor.wiring import Connections
+
+__all__ = [
+    "CALL_NAME",
+    "CLASSES",
+    "KIND_NAMES",
+    "PRECISIONS",
+    "TABLE_VERSION",
+    "Amount",
+    "Flag",
+    "KernelTable",
+    "Neighbour",
+    "StackedTables",
+    "View",
+    "kernels_in",
+    "name_of",
+    "stacked_tables",
+    "table_of",
+    "tabulate",
+    "under_each_other",
+    "view_of",
+]
+
+Floats = NDArray[np.float64]
+
+TABLE_VERSION = 1  # raise it when the same graph gets other arrays
+
+
+class View(IntEnum):
+    """Ways to run a graph."""
+
+    LISTED = 0
+    FUSED = 1
+    CHAINED = 2
+
+
+_CHAINING_ENGINES = frozenset(("openvino", "tensorrt", "tvm", "iree"))
+_LISTED_OPTIMIZATIONS = frozenset(("none", "basic", "eager"))
+_LISTING_ENGINES = frozenset(("torch",))  # unless it compiles
+
+
+def view_of(runtime: Runtime) -> View:
+    """How a runtime runs graphs; an engine that nobody has studied is taken to fuse as most do."""
+    if runtime.optimization in _LISTED_OPTIMIZATIONS:
+        return View.LISTED
+    if runtime.engine in _LISTING_ENGINES:
+        return View.CHAINED if runtime.optimization == "compiled" else View.LISTED
+    return View.CHAINED if runtime.engine in _CHAINING_ENGINES else View.FUSED
+
+
+@dataclass(frozen=True, slots=True)
+class KernelTable:
+    """K kernels of one graph in one view, the call around them last. `amounts` (K, len(Amount)), `flags` (K,
+    len(Flag)); `before` and `behind` (K, len(Neighbour)) the shares of what is read and of who reads; and as
+    indices (K,): `classes` into `CLASSES`, `kinds` into `KIND_NAMES` (or -1) and `precisions` into
+    `PRECISIONS`. `names`: what each kernel counts as when asking whether a target ever ran the like.
+    """
+
+    amounts: Floats
+    flags: Floats
+    before: Floats
+    behind: Floats
+    classes: NDArray[np.int64]
+    kinds: NDArray[np.int64]
+    precisions: NDArray[np.int64]
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+
+def kernels_in(graph: ModelGraph, view: View) -> tuple[Kernel, ...]:
+    """The kernels that a runtime of this view launches."""
+    return _kernels_in(Views(graph), view)
+
+
+def _kernels_in(views: Views, view: View) -> tuple[Kernel, ...]:
+    return views.listed() if view is View.LISTED else views.fused(fuses_chains=view is View.CHAINED)
+
+
+def table_of(graph: ModelGraph, view: View) -> KernelTable:
+    """The kernels of a graph as arrays, in the order of `kernels_in`, and the call."""
+    return stacked_tables(graph, [view]).table
+
+
+def tabulate(graph: ModelGraph, kernels: Sequence[Kernel]) -> KernelTable:
+    """Kernels of one graph, all of its operators among them, as arrays, in their order, and the call around
+    them as the last row.
+    """
+    return _stacked(Connections(graph), [kernels]).table
+
+
+@dataclass(frozen=True, slots=True)
+class StackedTables:
+    """The tables of several views of one graph under each other, and where each ends."""
+
+    table: KernelTable
+    ends: tuple[int, ...]
+
+    def apart(self) -> list[KernelTable]:
+        """The table of each view; parts of the arrays here."""
+        whole, starts = self.table, (0, *self.ends[:-1])
+        return [
+            KernelTable(
+                whole.amounts[start:end],
+                whole.flags[start:end],
+                whole.before[start:end],
+                whole.behind[start:end],
+                whole.classes[start:end],
+                whole.kinds[start:end],
+                whole.precisions[start:end],
+                whole.names[start:end],
+            )
+            for start, end in zip(starts, self.ends, strict=True)
+        ]
+
+
+def under_each_other(tables: Sequence[KernelTable]) -> KernelTable:
+    """Tables of one graph as one."""
+    if len(tables) == 1:
+        return tables[0]
+    return KernelTable(
+        amounts=np.concatenate([table.amounts for table in tables]),
+        flags=np.concatenate([table.flags for table in tables]),
+        before=np.concatenate([table.before for table in tables]),
+        behind=np.concatenate([table.behind for table in tables]),
+        classes=np.concatenate([table.classes for table in tables]),
+        kinds=np.concatenate([table.kinds for table in tables]),
+        precisions=np.concatenate([table.precisions for table in tables]),
+        names=tuple(chain.from_iterable([table.names for table in tables])),
+    )
+
+
+def stacked_tables(graph: ModelGraph, views: Sequence[View]) -> StackedTables:
+    """A graph in several views at once, which takes much less than one after the other."""
+    ways = Views(graph)
+    return _stacked(ways.connections, [_kernels_in(ways, view) for view in views])
+
+
+def _stacked(connections: Connections, ways: Sequence[Sequence[Kernel]]) -> StackedTables:
+    rows = Rows()
+    places: list[int] = []
+    ends: list[int] = []
+    for kernels in ways:
+        places += rows.places_of(kernels)
+        places.append(CALL_PLACE)
+        ends.append(len(places))
+    values = np.fromiter(rows.values, np.float64, len(rows.values)).reshape(-1, ROW_WIDTH)
+    values[CALL_PLACE, : len(Amount)] = _call_amounts(connections.graph)
+    values = values[places]
+    told = values[:, len(Amount) + len(Flag) :].astype(np.int64)
+    before, behind = _neighbours(connections, ways, [rows.neighbours[place] for place in places])
+    names = rows.names
+    table = KernelTable(
+        amounts=values[:, : len(Amount)],
+        flags=values[:, len(Amount) : len(Amount) + len(Flag)],
+        before=before,
+        behind=behind,
+        classes=told[:, 0],
+        kinds=told[:, 1],
+        precisions=told[:, 2],
+        names=tuple([names[place] for place in places]),
+    )
+    return StackedTables(table, tuple(ends))
+
+
+def _neighbours(
+    connections: Connections, ways: Sequence[Sequence[Kernel]], kinds: Sequence[int]
+) -> tuple[Floats, Floats]:
+    """Shares (K, len(Neighbour)) of what stands before and behind each kernel. A view is looked through: who
+    made what it renames.
+    """
+    count = len(connections.operators)
+    places = {id(op): place for place, op in enumerate(connections.operators)}
+    kernels = np.empty((len(ways), count + 1), dtype=np.int64)
+    seen = [*kinds, int(Neighbour.BORDER)]
+    given = {tensor.name for tensor in connections.graph.inputs}
+    start = 0
+    for way, listed in enumerate(ways):
+        homes = list(range(start, start + count))
+        if len(listed) != count:  # some operators run together
+            for index, kernel in enumerate(listed, start):
+                for op in kernel.members:
+                    homes[places[id(op)]] = index
+        for index, kernel in enumerate(listed, start):
+            if kernel.family is Family.VIEW and kernel.anchor.inputs:
+                maker = connections.producer.get(kernel.anchor.inputs[0])
+                if maker is not None:
+                    seen[index] = seen[homes[maker]]
+                elif kernel.anchor.inputs[0] in given:
+                    seen[index] = Neighbour.BORDER
+        kernels[way, :count] = homes
+        start += len(listed) + 1
+    kernels[:, count] = start
+    ends = [
+        connections.producer[one.name]
+        for one in connections.graph.outputs
+        if one.name in connections.producer
+    ]
+    whole = Homes(kernels, np.array([*kinds, Neighbour.BORDER]), np.array(seen), len(Neighbour))
+    return neighbours(reads_of(connections), whole, ends)
+
+
+def _call_amounts(graph: ModelGraph) -> tuple[float, ...]:
+    """What passes between the caller and the runtime."""
+    given = sum(tensor.size_bytes for tensor in graph.inputs)
+    returned = sum(tensor.size_bytes for tensor in graph.outputs)
+    members = len(graph.inputs) + len(graph.outputs)
+    return (0.0, 0.0, 0.0, given, returned, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, members)

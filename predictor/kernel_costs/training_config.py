@@ -1,0 +1,21 @@
+"""How the cost network is trained; apart from the training itself, which loads torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingConfig:
+    """How the network is trained; chosen on families and targets that were left out of training."""
+
+    hidden: int = 96
+    members: int = 3
+    steps: int = 1200
+    batch: int = 160  # graphs a step
+    learning_rate: float = 3e-3
+    decay: float = 2.0
+    own_decay: float = 6.0
+    huber: float = 0.1  # of a log-latency: beyond, errors count linearly
+    layers: float = 0.3  # what a graph's timed kernels together count, relative to the graph
+    seed: int = 0

@@ -1,0 +1,278 @@
+"""What the operators that run as one still compute and move.
+
+What does not depend on who runs together is worked out once for a graph (`KernelMaker`), however many ways to
+run it are asked for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import replace
+from typing import NamedTuple
+
+from predictor.costs import has_scalar_cycles, reads_count, scalar_cycles_of, work_of_elements
+from predictor.graph import Operator, TensorInfo
+from predictor.kinds import DEQUANTISES, KINDS, Family
+from predictor.wiring import Connections
+
+PRODUCTS = (Family.CONV, Family.MATMUL)
+_WITHOUT_WORK = (*PRODUCTS, Family.RECURRENT, Family.VIEW, Family.CONTROL)
+_MULTIPLIES = (*PRODUCTS, Family.RECURRENT)
+_FOLDED = DEQUANTISES | {"BatchNormalization"}  # into a product
+_WEIGHTS = ("constant", "overridable")
+_WEIGHT_INPUT = {
+    "QLinearConv": 3,
+    "QLinearMatMul": 3,
+    "com.microsoft/QGemm": 3,
+    "com.microsoft/QAttention": 1,
+}
+
+
+class Kernel(NamedTuple):  # made by the hundred: a dataclass would take four times as long
+    """Operators that run as one. `anchor` gives it its name and class; bytes are what crosses its border.
+
+    `work`: simple vector operations beside the multiply-accumulates; `scalar_cycles`: what runs one by one.
+    `launches`: starts per inference. `weight_bytes` are those of `bytes_read` that come from the model
+    file. `rows`, `inner`, `columns`: the matrix product (M, K) x (K, N) that each group and each step
+    amounts to; 0 where there is none.
+    """
+
+    anchor: Operator
+    members: tuple[Operator, ...]
+    family: Family
+    precision: str
+    macs: int
+    work: float
+    scalar_cycles: float
+    bytes_read: int
+    bytes_written: int
+    weight_bytes: int
+    launches: int
+    rows: int = 0
+    inner: int = 0
+    columns: int = 0
+    groups: int = 1  # of a convolution
+    has_replaceable_weights: bool = False  # the runtime may not rearrange them into its own layout
+
+    @property
+    def is_depthwise(self) -> bool:
+        """A convolution whose filters see one channel each."""
+        return self.family is Family.CONV and self.columns == 1 and self.groups > 1
+
+    @property
+    def bytes_moved(self) -> int:
+        """Bytes read and written."""
+        return self.bytes_read + self.bytes_written
+
+
+class KernelMaker:
+    """Makes the kernels of one graph. An operator that runs alone makes the same kernel in every view."""
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+        self._tensors = connections.tensors
+        self._lone: list[Kernel | None] = [None] * len(connections.operators)
+        self._joined: dict[tuple[object, ...], Kernel] = {}  # by their places and patterns
+        self._works: dict[int, tuple[float, float]] = {}
+
+    def alone(self, place: int) -> Kernel:
+        """An operator on its own."""
+        kernel = self._lone[place]
+        if kernel is None:
+            op, full_kind = self._connections.operators[place], self._connections.kinds[place]
+            kernel = self._alone(op, full_kind, self._work(place, op, KINDS[full_kind].family))
+            self._lone[place] = kernel
+        return kernel
+
+    def together(
+        self,
+        root: int,
+        places: tuple[int, ...],
+        told: tuple[object, ...] = (),
+        *,
+        anchors: Sequence[Operator] | None = None,
+        spared: Set[int] = frozenset(),
+    ) -> Kernel:
+        """As `of`, nothing being stored otherwise; `told` says what `anchors` and `spared` mean here."""
+        key = (root, places, told)
+        kernel = self._joined.get(key)
+        if kernel is None:
+            own = self._connections.operators if anchors is None else anchors
+            kernel = self._joined[key] = self.of(places, {}, root=root, anchors=own, spared=spared)
+        return kernel
+
+    def listed(self, place: int) -> Kernel:
+        """An operator as frameworks and unoptimised sessions run it: a product whose operands were
+        dequantised computes in float32, and its weights are dequantised in every run.
+        """
+        op = self._connections.operators[place]
+        if op.kind not in ("Conv", "ConvTranspose", "Gemm", "MatMul") or not op.precision.startswith("int"):
+            return self.alone(place)
+        kernel = self._alone(replace(op, precision="float32"), self._connections.kinds[place], (0.0, 0.0))
+        return kernel._replace(work=kernel.work + KINDS["DequantizeLinear"].work * op.parameters)
+
+    def _alone(self, op: Operator, full_kind: str, work: tuple[float, float]) -> Kernel:
+        tensors, size_of = self._tensors, self._connections.size_bytes
+        family = KINDS[full_kind].family
+        weight_bytes, has_replaceable = 0, False
+        for name in {*op.inputs}:
+            if name and (role := tensors[name].role) in _WEIGHTS:
+                weight_bytes += size_of(name)
+                has_replaceable = has_replaceable or role == "overridable"
+        rows, inner, columns = self._product(op, family, {}) if family in _MULTIPLIES else (0, 0, 0)
+        bytes_read = max(op.bytes_read, 0)
+        return Kernel(
+            op,
+            (op,),
+            family,
+            op.precision,
+            op.macs,
+            *work,
+            bytes_read,
+            max(op.bytes_written, 0),
+            min(weight_bytes, bytes_read),  # a lookup reads only a few rows
+            op.repeats,
+            rows,
+            inner,
+            columns,
+            groups_of(op),
+            has_replaceable,
+        )
+
+    def of(
+        self,
+        places: tuple[int, ...],
+        stored: Mapping[str, TensorInfo],
+        *,
+        root: int,
+        anchors: Sequence[Operator],
+        spared: Set[int],
+    ) -> Kernel:
+        """Operators that run under the name of the anchor at `root`; `anchors` stand for the operators of the
+        graph, and those at `spared` places do no work of their own. `stored`: what is really read for a
+        dequantised tensor.
+        """
+        operators, anchor = self._connections.operators, anchors[root]
+        members = tuple([operators[place] for place in places])
+        family = KINDS[anchor.full_kind].family
+        moved = self._moved(members, stored, family=family, launches=anchor.repeats)
+        bytes_read, bytes_written, weight_bytes = moved
+        work, cycles = 0.0, 0.0
+        for place in places:
+            if place not in spared:
+                own_work, own_cycles = self._work(place, anchors[place], family)
+                work += own_work
+                cycles += own_cycles
+        return Kernel(
+            anchor,
+            members,
+            family,
+            anchor.precision,
+            sum([op.macs for op in members]),
+            work,
+            cycles,
+            max(bytes_read, 0),
+            max(bytes_written, 0),
+            min(weight_bytes, max(bytes_read, 0)),
+            anchor.repeats,
+            *self._product(anchor, family, stored),
+            groups_of(anchor),
+            "overridable" in [self._tensors[name].role for name in anchor.inputs if name],
+        )
+
+    def _moved(
+        self, members: Sequence[Operator], stored: Mapping[str, TensorInfo], *, family: Family, launches: int
+    ) -> tuple[int, int, int]:
+        """Bytes read and written across the border, and bytes of the weights."""
+        tensors, size_of = self._tensors, self._connections.size_bytes
+        bytes_read = bytes_written = 0
+        made: set[str] = set()
+        for op in members:
+            made.update(op.outputs)
+            bytes_read += op.bytes_read
+            bytes_written += op.bytes_written
+        inside: set[str] = set()  # never leaves the kernel
+        weights: dict[str, int] = {}
+        entered: set[str] = set()
+        for op in members:
+            for name in {*op.inputs}:
+                if not name:
+                    continue
+                if name in made:
+                    inside.add(name)
+                    bytes_read -= size_of(name) * op.repeats
+                elif name in stored:
+                    bytes_read -= (size_of(name) - stored[name].size_bytes) * op.repeats
+                elif tensors[name].role in _WEIGHTS:
+                    weights[name] = size_of(name)
+                elif name in entered and family not in PRODUCTS:  # in one pass, whichever members need it
+                    bytes_read -= size_of(name) * op.repeats
+                else:
+                    entered.add(name)
+        bytes_written -= sum([size_of(name) for name in inside]) * launches
+        return bytes_read, bytes_written, sum(weights.values())
+
+    def _work(self, place: int, op: Operator, family: Family) -> tuple[float, float]:
+        """Vector operations and scalar cycles of `op`, which stands at this place, in a kernel of this
+        family. Folded members do nothing per inference; a product is counted by its macs.
+        """
+        is_own = op is self._connections.operators[place]
+        full_kind = self._connections.kinds[place] if is_own else op.full_kind
+        if family in PRODUCTS and full_kind in _FOLDED:
+            return 0.0, 0.0
+        known = self._works.get(place) if is_own else None
+        if known is None:
+            known = self._counted(op, full_kind)
+            if is_own:
+                self._works[place] = known
+        return known
+
+    def _counted(self, op: Operator, full_kind: str) -> tuple[float, float]:
+        kind = KINDS[full_kind]
+        if kind.family in _WITHOUT_WORK:
+            return 0.0, 0.0
+        elements = self._connections.elements
+        read = [elements(name) for name in op.inputs if name] if reads_count(kind) else ()
+        work = work_of_elements(kind, read, [elements(name) for name in op.outputs if name])
+        if not has_scalar_cycles(full_kind):
+            return work * op.repeats, 0.0
+        inputs = [self._tensors[name] if name else None for name in op.inputs]
+        outputs = [self._tensors[name] if name else None for name in op.outputs]
+        cycles = scalar_cycles_of(full_kind, op.attributes, inputs=inputs, outputs=outputs)
+        return work * op.repeats, cycles * op.repeats
+
+    def _product(
+        self, anchor: Operator, family: Family, stored: Mapping[str, TensorInfo]
+    ) -> tuple[int, int, int]:
+        """(rows, inner, columns) of the matrix product behind a convolution or product, per group; zeros
+        elsewhere.
+        """
+        if family not in _MULTIPLIES or not anchor.outputs or not anchor.outputs[0]:
+            return 0, 0, 0
+        output = self._tensors[anchor.outputs[0]]
+        elements = self._connections.elements(anchor.outputs[0])
+        at = _WEIGHT_INPUT.get(anchor.full_kind, 1)
+        name = anchor.inputs[at] if at < len(anchor.inputs) else ""
+        weight = self._tensors[name] if name else None
+        if family is Family.RECURRENT:
+            steps = self._tensors[anchor.inputs[0]].shape if anchor.inputs[0] else ()
+            hidden = max(output.shape[-1] if output.shape else 1, 1)
+            return max(steps[1] if len(steps) > 1 else 1, 1), hidden, hidden
+        if family is Family.CONV and weight is not None and len(weight.shape) > 1:
+            inner = math.prod(weight.shape[1:])
+            columns = max(weight.shape[0] // groups_of(anchor), 1)
+            return max(elements // max(weight.shape[0], 1), 1), inner, columns
+        columns = output.shape[-1] if output.shape else 1
+        per_call = max(anchor.macs // max(anchor.repeats, 1), 1)
+        inner = max(per_call // max(elements, 1), 1)
+        rows = elements // max(columns, 1)
+        if weight is not None and not weight.is_weight and name not in stored and len(output.shape) > 1:
+            rows = output.shape[-2]  # activations on both sides: one product per batch entry and head
+        return max(rows, 1), inner, max(columns, 1)
+
+
+def groups_of(anchor: Operator) -> int:
+    """Of a convolution; 1 of anything else."""
+    group = anchor.attributes.get("group", 1)
+    return group if isinstance(group, int) and group > 0 else 1

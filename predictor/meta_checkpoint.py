@@ -1,0 +1,167 @@
+"""The meta-learned checkpoint: what the cost network, its sources and the calibration are, as bytes.
+
+One ships with the package (`shipped`); `laptime-predictor train` makes another from a dataset. safetensors
+with JSON in the header, nothing executable.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from importlib import resources
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from devices.target import Runtime
+from devices.vocabulary import Value
+from predictor.errors import CheckpointRejected
+from predictor.few_shot.config import FewShotConfig
+from predictor.few_shot.whole_graphs import WholeGraphConfig
+from predictor.kernel_costs.features import FEATURE_COUNT, FEATURE_VERSION
+from predictor.kernel_costs.network import CostNetwork, from_arrays, to_arrays
+from predictor.kernel_costs.pricing import Pricer
+from predictor.kernel_costs.ranges import SIZED, SeenKernels
+
+FORMAT_VERSION = 1
+MAX_META_BYTES = 5 << 20
+_KEY = "laptime-meta"
+_LAYERS = 3
+_MOST_WEIGHT = 1e6  # beyond, single precision may overflow
+_MOST_PRIOR = 100.0
+_SHIPPED = ("predictor.checkpoints", "meta.safetensors")
+
+
+class Source(Value):
+    """A runtime that the network has learned, on the target that measured it."""
+
+    target_key: str
+    runtime: Runtime
+
+
+class MetaFacts(Value):
+    """What a meta-learned checkpoint was made from, and how it predicts. `command` makes it again."""
+
+    format_version: int = FORMAT_VERSION
+    feature_version: int = FEATURE_VERSION
+    sources: tuple[Source, ...] = Field(min_length=1)
+    members: int = Field(ge=1)
+    seen_names: tuple[str, ...]
+    by_class: float = Field(ge=0, le=_MOST_PRIOR)
+    by_source_and_class: float = Field(ge=0, le=_MOST_PRIOR)
+    sources_variance: float = Field(ge=0, le=_MOST_PRIOR)
+    smooth: float = Field(gt=0, le=_MOST_PRIOR)
+    widening: float = Field(gt=0, le=_MOST_PRIOR)  # standard deviations on each side of 90 %
+    dataset_sha256: str
+    command: str
+    model_count: int
+    measurement_count: int
+
+
+@dataclass(frozen=True)
+class MetaCheckpoint:
+    """The network with its facts. Immutable."""
+
+    facts: MetaFacts
+    network: CostNetwork
+    seen: SeenKernels
+
+    @cached_property
+    def pricer(self) -> Pricer:
+        """The network as prices of graphs."""
+        return Pricer.of(self.network, [source.runtime for source in self.facts.sources])
+
+    @cached_property
+    def config(self) -> WholeGraphConfig:
+        """Of the few-shot head."""
+        return WholeGraphConfig(
+            by_class=self.facts.by_class,
+            by_source_and_class=self.facts.by_source_and_class,
+            head=FewShotConfig(sources=self.facts.sources_variance, smooth=self.facts.smooth),
+        )
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the bytes."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()
+
+    def to_bytes(self) -> bytes:
+        """A safetensors file; the same bytes for the same checkpoint."""
+        bounds = np.stack([self.seen.bounds[name] for name in self.facts.seen_names]).astype(np.float32)
+        arrays: dict[str, NDArray[np.generic]] = {**to_arrays(self.network), "seen": bounds}
+        described = json.dumps(self.facts.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, {_KEY: described})
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> MetaCheckpoint:
+        """Read what `to_bytes` wrote. Raises `CheckpointRejected` for anything else, other versions
+        included.
+        """
+        if len(data) > MAX_META_BYTES:
+            raise CheckpointRejected(
+                f"the checkpoint has {len(data)} bytes, at most {MAX_META_BYTES} are allowed"
+            )
+        described = header_of(data, _KEY)
+        for field, expected in (("format_version", FORMAT_VERSION), ("feature_version", FEATURE_VERSION)):
+            if described.get(field) != expected:
+                raise CheckpointRejected(
+                    f"the meta-learned checkpoint has {field} {described.get(field)!r}, this version reads "
+                    f"{expected}; train it again"
+                )
+        try:
+            facts = MetaFacts.model_validate(described)
+            arrays = load(data)
+            network = from_arrays(arrays, members=facts.members, layers=_LAYERS)
+            seen = arrays["seen"].astype(np.float64)
+        except (SafetensorError, ValidationError, KeyError, ValueError) as error:
+            raise CheckpointRejected(f"the meta-learned checkpoint is damaged: {error}") from error
+        _check(facts, network, seen)
+        bounds = dict(zip(facts.seen_names, seen, strict=True))
+        return cls(facts, network, SeenKernels(bounds))
+
+
+def header_of(data: bytes, key: str) -> Mapping[str, object]:
+    """The JSON under `key` in the header: 8 bytes of length, then JSON, as safetensors defines it. Raises
+    `CheckpointRejected`.
+    """
+    try:
+        (length,) = struct.unpack("<Q", data[:8])
+        described = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][key])
+    except (struct.error, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        raise CheckpointRejected("these bytes are not a checkpoint of this project") from error
+    if not isinstance(described, dict):
+        raise CheckpointRejected("these bytes are not a checkpoint of this project")
+    return described
+
+
+@lru_cache(maxsize=1)
+def shipped() -> MetaCheckpoint:
+    """The checkpoint that comes with the package."""
+    package, name = _SHIPPED
+    return MetaCheckpoint.from_bytes(resources.files(package).joinpath(name).read_bytes())
+
+
+def _check(facts: MetaFacts, network: CostNetwork, seen: NDArray[np.float64]) -> None:
+    sources = len(facts.sources)
+    for member in network.members:
+        shapes = [weight.shape for weight in member.weights]
+        sizes = (FEATURE_COUNT, *(bias.size for bias in member.biases))
+        is_chained = shapes == list(pairwise(sizes)) and all(bias.ndim == 1 for bias in member.biases)
+        is_bounded = all(np.all(np.abs(array) <= _MOST_WEIGHT) for array in (*member.weights, *member.biases))
+        if not is_chained or sizes[-1] != sources or not is_bounded:
+            raise CheckpointRejected(
+                f"the meta-learned checkpoint is damaged: its layers have shapes {shapes}, expected "
+                f"{FEATURE_COUNT} features and {sources} sources, all numbers within {_MOST_WEIGHT:g}"
+            )
+    if seen.shape != (len(facts.seen_names), 2, len(SIZED)) or not np.isfinite(seen).all():
+        raise CheckpointRejected(
+            f"the meta-learned checkpoint is damaged: its sizes have shape {seen.shape} and must be finite"
+        )

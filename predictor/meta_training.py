@@ -1,0 +1,190 @@
+"""Meta-training: from the dataset to the checkpoint that new targets are adapted from.
+
+The cost network is trained on all models and targets but the reference set, which is what a new target
+measures: those ten must be as new to the network as the models that people bring. How wide intervals must be
+is learned by leaving out: networks that never saw some families predict them on each target in turn, which is
+adapted from its reference measurements, once with its engine's other targets among the sources and once
+without.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from predictor.campaign.dataset import read_dataset
+from predictor.campaign.examples import MeasuredModels, examples_of, measured_models
+from predictor.errors import PredictorError
+from predictor.few_shot.target import AdaptedGraphs
+from predictor.few_shot.whole_graphs import WholeGraphConfig
+from predictor.kernel_costs.pricing import Encoded, Pricer
+from predictor.kernel_costs.ranges import SeenKernels
+from predictor.kernel_costs.table import View
+from predictor.kernel_costs.training import TrainingConfig, train
+from predictor.meta_checkpoint import MetaCheckpoint, MetaFacts, Source
+
+Floats = NDArray[np.float64]
+Report = Callable[[str], None]
+
+REFERENCE_FAMILY = "reference"
+FEWEST_REFERENCES = 6
+_COVERAGE = 0.9
+_LEAST_WIDENING = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class MetaConfig:
+    """How a checkpoint is made. `fold_members`: of the networks that only calibrate."""
+
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    head: WholeGraphConfig = field(default_factory=WholeGraphConfig)
+    folds: int = 4
+    fold_members: int = 1
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """What a network says of G models: `total_ms` (G, S) and `class_ms` (G, S, C)."""
+
+    total_ms: Floats
+    class_ms: Floats
+
+
+def train_on_file(
+    dataset: Path, training: TrainingConfig, *, command: str, report: Report = lambda _: None
+) -> MetaCheckpoint:
+    """The checkpoint of a dataset's file. Raises `PredictorError` where it is none, or holds too little."""
+    return train_meta(
+        measured_models(read_dataset(dataset), report),
+        MetaConfig(training=training),
+        dataset_sha256=hashlib.sha256(dataset.read_bytes()).hexdigest(),
+        command=command,
+        report=report,
+    )
+
+
+def train_meta(
+    data: MeasuredModels,
+    config: MetaConfig,
+    *,
+    dataset_sha256: str,
+    command: str,
+    report: Report = lambda _: None,
+) -> MetaCheckpoint:
+    """The checkpoint of a dataset. Deterministic for a seed and a number of threads. Raises `PredictorError`
+    where nothing was measured but the reference set.
+    """
+    rows = [index for index, model in enumerate(data.models) if model.family != REFERENCE_FAMILY]
+    if not rows:
+        raise PredictorError(
+            f"the dataset holds {len(data.models)} models that can be rebuilt, all of the reference set; "
+            "measure families too (`laptime-predictor campaign`)"
+        )
+    widening = calibrated_widening(data, config, report)
+    columns = range(len(data.targets))
+    report(f"training on {len(rows)} models and {len(data.targets)} targets")
+    network = train(examples_of(data.take(rows, columns)), config.training, report)
+    tables = [table for model in data.models for table in model.encoded.tables.values()]
+    seen = SeenKernels.of(tables)
+    facts = MetaFacts(
+        sources=tuple(Source(target_key=target.key, runtime=target.runtime) for target in data.targets),
+        members=config.training.members,
+        seen_names=tuple(sorted(seen.bounds)),
+        by_class=config.head.by_class,
+        by_source_and_class=config.head.by_source_and_class,
+        sources_variance=config.head.head.sources,
+        smooth=config.head.head.smooth,
+        widening=widening,
+        dataset_sha256=dataset_sha256,
+        command=command,
+        model_count=len(data.models),
+        measurement_count=int(np.isfinite(data.latency_ms).sum()),
+    )
+    return MetaCheckpoint(facts, network, seen)
+
+
+def family_folds(data: MeasuredModels, count: int, seed: int) -> list[tuple[str, ...]]:
+    """Families of whole models, dealt into `count` folds."""
+    families = sorted(
+        {model.family for model in data.models if not model.is_sweep and model.family != REFERENCE_FAMILY}
+    )
+    order = np.random.default_rng(seed).permutation(len(families))
+    return [tuple(families[index] for index in order[start::count]) for start in range(count)]
+
+
+def calibrated_widening(data: MeasuredModels, config: MetaConfig, report: Report = lambda _: None) -> float:
+    """Standard deviations on each side that held 90 % of the models of left-out families on left-out
+    targets.
+    """
+    misses: list[Floats] = []
+    for fold in family_folds(data, config.folds, config.seed):
+        report(f"calibrating without {', '.join(fold)}")
+        network_data = without_families(data, fold)
+        training = replace(config.training, members=config.fold_members)
+        network = train(examples_of(network_data), training, report)
+        prices = price_models(data, Pricer.of(network, [target.runtime for target in data.targets]))
+        misses += list(_misses(data, prices, fold, config.head))
+    if not misses:
+        return _LEAST_WIDENING
+    # every target counts the same, however many of the models it runs
+    quantiles = [float(np.quantile(own, _COVERAGE)) for own in misses]
+    return max(float(np.mean(quantiles)), _LEAST_WIDENING)
+
+
+def without_families(data: MeasuredModels, families: Sequence[str]) -> MeasuredModels:
+    """All targets, and the models of other families; never the reference set."""
+    out = {*families, REFERENCE_FAMILY}
+    rows = [index for index, model in enumerate(data.models) if model.family not in out]
+    return data.take(rows, range(len(data.targets)))
+
+
+def price_models(data: MeasuredModels, pricer: Pricer) -> Prices:
+    """All models on the hardware and threads of the first target."""
+    first = data.targets[0]
+    priced = [
+        pricer.price(_in_views(model.encoded, pricer), first.runtime, first.hardware) for model in data.models
+    ]
+    return Prices(np.array([one.total_ms for one in priced]), np.array([one.class_ms for one in priced]))
+
+
+def _misses(
+    data: MeasuredModels, prices: Prices, fold: Sequence[str], head: WholeGraphConfig
+) -> Iterator[Floats]:
+    """For each left-out target, with and without its siblings: errors in their own standard deviations."""
+    families = np.array([model.family for model in data.models])
+    engines = np.array([target.runtime.engine for target in data.targets])
+    for column, target in enumerate(data.targets):
+        measured = np.isfinite(data.latency_ms[:, column])
+        support = np.flatnonzero(measured & (families == REFERENCE_FAMILY))
+        query = np.flatnonzero(measured & np.isin(families, fold))
+        if len(support) < FEWEST_REFERENCES or not len(query):
+            continue
+        others = np.flatnonzero(np.arange(len(data.targets)) != column)
+        strangers = np.flatnonzero(engines != target.runtime.engine)
+        for sources in (others, strangers):
+            if not len(sources):
+                continue
+            latency_ms = data.latency_ms[:, column]
+            adapted = AdaptedGraphs.of(
+                prices.total_ms[np.ix_(support, sources)],
+                prices.class_ms[np.ix_(support, sources)],
+                latency_ms[support],
+                head,
+            )
+            said = adapted.estimate(
+                prices.total_ms[np.ix_(query, sources)], prices.class_ms[np.ix_(query, sources)]
+            )
+            yield np.abs(np.log(latency_ms[query] / said.median_ms)) / said.deviation
+
+
+def _in_views(encoded: Encoded, pricer: Pricer) -> Encoded:
+    views: set[View] = set(pricer.views)
+    return Encoded(
+        {view: encoded.tables[view] for view in views}, {view: encoded.features[view] for view in views}
+    )

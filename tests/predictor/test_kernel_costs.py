@@ -1,0 +1,289 @@
+"""Kernels as arrays, their features and prices, and what of it is checked against slower or simpler ways."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+from devices.measurement import LayerProfile, LayerTime
+from devices.target import Hardware, Runtime
+from predictor.description import describe, shares_of_kernels
+from predictor.graph import ModelGraph
+from predictor.kernel_costs.features import FEATURE_COUNT, kernel_features
+from predictor.kernel_costs.layers import timed_kernels
+from predictor.kernel_costs.network import MOST, from_arrays, to_arrays
+from predictor.kernel_costs.nominal import nominal_times
+from predictor.kernel_costs.pricing import Pricer
+from predictor.kernel_costs.ranges import SeenKernels
+from predictor.kernel_costs.table import (
+    CALL_NAME,
+    CLASSES,
+    KernelTable,
+    Neighbour,
+    View,
+    kernels_in,
+    table_of,
+    view_of,
+)
+from predictor.onnx_reader import read_graph
+from predictor.roofline import KernelClass, Machine, class_of, machine_of
+from tests.predictor.onnx_graphs import branching, five_nodes, model_of, noise
+from tests.predictor.scalar_roofline import times_ms
+from tests.predictor.synthetic_target import (
+    HARDWARE,
+    RUNTIME,
+    SOURCES,
+    reference_graphs,
+    synthetic_meta,
+    synthetic_network,
+)
+
+GPU = RUNTIME.model_copy(update={"provider": "cuda"})
+AVX512 = HARDWARE.model_copy(update={"isa_flags": ("avx", "avx2", "fma", "avx512f", "avx512_vnni")})
+MACHINES = (
+    machine_of(RUNTIME, HARDWARE),
+    machine_of(RUNTIME.model_copy(update={"threads": 4}), AVX512),
+    machine_of(GPU, HARDWARE),
+)
+
+
+def graph_of(model: onnx.ModelProto) -> ModelGraph:
+    return read_graph(model.SerializeToString(), {})
+
+
+def half_precision() -> ModelGraph:
+    node = helper.make_node("MatMul", ["x", "w"], ["y"])
+    return graph_of(
+        model_of(
+            [node],
+            {"x": [8, 64]},
+            ["y"],
+            stored={"w": noise(64, 24).astype(np.float16)},
+            dtypes={"x": onnx.TensorProto.FLOAT16},
+        )
+    )
+
+
+@pytest.mark.parametrize("machine", MACHINES, ids=["cpu", "four threads", "gpu"])
+@pytest.mark.parametrize("view", View)
+def test_all_kernels_at_once_take_what_each_takes_alone(machine: Machine, view: View) -> None:
+    for graph in (*(graph for _, graph in reference_graphs()), half_precision()):
+        kernels = kernels_in(graph, view)
+        together = nominal_times(table_of(graph, view), machine)
+        assert len(together.own) == len(kernels) + 1
+        for index, kernel in enumerate(kernels):
+            alone = times_ms(kernel, machine)
+            launch = alone.pop(KernelClass.LAUNCH)
+            assert together.launch[index] == pytest.approx(launch, rel=1e-9)
+            assert together.own[index] == pytest.approx(sum(alone.values()), rel=1e-9), kernel.anchor.kind
+        assert (together.own[-1], together.launch[-1]) == (0.0, pytest.approx(1e3 * machine.call_s))
+        assert np.all(together.total > 0)
+
+
+def test_features_are_finite_and_as_many_as_said() -> None:
+    for _, graph in reference_graphs():
+        for view in View:
+            rows = kernel_features(graph, table_of(graph, view))
+            assert rows.shape == (len(kernels_in(graph, view)) + 1, FEATURE_COUNT)
+            assert rows.dtype == np.float32
+            assert np.all(np.isfinite(rows))
+            assert np.abs(rows).max() < 10  # of the order of one
+
+
+def test_features_depend_on_no_name_and_no_order() -> None:
+    written = branching()
+    turned = branching(order=(0, 5, 2, 1, 3, 4, 6), rename="other", seed=4)
+    for view in View:
+        rows = [kernel_features(graph, table_of(graph, view)) for graph in map(graph_of, (written, turned))]
+        as_sets = [sorted(row.tobytes() for row in one) for one in rows]
+        assert as_sets[0] == as_sets[1]
+
+
+def test_neighbours_of_a_five_node_graph() -> None:
+    """Conv+Relu -> MaxPool -> Flatten (a view) -> Gemm: shares of the bytes read, and of the readers."""
+    table = table_of(graph_of(five_nodes()), View.FUSED)
+    assert table.names == ("Conv", "MaxPool", "Flatten", "MatMul", CALL_NAME)
+
+    def said(row: Sequence[float]) -> dict[Neighbour, float]:
+        return {kind: float(row[kind]) for kind in Neighbour if row[kind]}
+
+    assert [said(row) for row in table.before] == [
+        {Neighbour.BORDER: 1.0},
+        {Neighbour.NARROW_CONV: 1.0},  # four channels fill no vector
+        {Neighbour.OTHER: 1.0},
+        {Neighbour.OTHER: 1.0},  # the pool, through the view
+        {},
+    ]
+    assert [said(row) for row in table.behind] == [
+        {Neighbour.OTHER: 1.0},
+        {Neighbour.MOVE: 1.0},
+        {Neighbour.MATMUL: 1.0},
+        {Neighbour.BORDER: 1.0},
+        {},
+    ]
+
+
+def test_neighbours_count_by_bytes_and_by_readers() -> None:
+    nodes = [
+        helper.make_node("Exp", ["x"], ["e"]),
+        helper.make_node("MatMul", ["e", "w"], ["m"]),
+        helper.make_node("Concat", ["e", "m"], ["y"], axis=1),
+        helper.make_node("Neg", ["e"], ["z"]),
+    ]
+    model = model_of(nodes, {"x": [2, 16]}, ["y", "z"], stored={"w": noise(16, 48)})
+    table = table_of(graph_of(model), View.FUSED)
+    concat = table.names.index("Concat")
+    assert table.before[concat, Neighbour.OTHER] == pytest.approx(0.25)  # 16 of 64 columns
+    assert table.before[concat, Neighbour.MATMUL] == pytest.approx(0.75)
+    behind = table.behind[table.names.index("Exp")]
+    assert behind[Neighbour.MATMUL] == behind[Neighbour.MOVE] == behind[Neighbour.OTHER]
+    assert behind.sum() == pytest.approx(1.0)
+
+
+def test_views_of_runtimes() -> None:
+    views = {
+        ("onnxruntime", "default"): View.FUSED,
+        ("onnxruntime", "extended"): View.FUSED,
+        ("onnxruntime", "none"): View.LISTED,
+        ("onnxruntime", "basic"): View.LISTED,
+        ("openvino", "default"): View.CHAINED,
+        ("torch", "default"): View.LISTED,
+        ("torch", "compiled"): View.CHAINED,
+        ("abacus", "default"): View.FUSED,
+    }
+    for (engine, optimization), view in views.items():
+        runtime = Runtime(engine=engine, version="1", provider="cpu", threads=1, optimization=optimization)
+        assert view_of(runtime) is view
+    graph = graph_of(five_nodes())
+    assert [len(kernels_in(graph, view)) for view in View] == [5, 4, 4]
+
+
+def profile_of(layers: dict[str, int], coverage: float = 1.0) -> LayerProfile:
+    timed = tuple(
+        LayerTime(name=name, kind="", provider="cpu", median_ns=time_ns) for name, time_ns in layers.items()
+    )
+    return LayerProfile(layers=timed, coverage=coverage)
+
+
+def test_executed_layers_belong_to_kernels() -> None:
+    """By a member's name, with what runtimes add to it; a reordered layout belongs to nobody."""
+    kernels = kernels_in(graph_of(branching()), View.FUSED)
+    homes = {op.name: index for index, kernel in enumerate(kernels) for op in kernel.members}
+    layers = {
+        "Conv_nchwc": 400_000,
+        "ReorderOutput": 100_000,
+        "fused Mul": 150_000,
+        "Sigmoid_token_3": 50_000,
+        "AveragePool": 200_000,
+    }
+    timed = timed_kernels(kernels, profile_of(layers, coverage=0.9), median_ms=0.8)
+    expected = np.full(len(kernels) + 1, np.nan)
+    scale = 0.8 / (0.9 / 0.9)  # 0.9 ms of layers that are 0.9 of the run; all of it took 0.8 ms when timed
+    for name, ns in (("Conv", 4e5), ("Mul", 1.5e5), ("Sigmoid", 0.5e5), ("AveragePool", 2e5)):
+        home = homes[name]
+        expected[home] = np.nan_to_num(expected[home]) + scale * ns * 1e-6
+    np.testing.assert_allclose(timed, expected)
+    assert np.isnan(timed[homes["MaxPool"]])
+    slow = timed_kernels(kernels, profile_of({"Conv": 1_000_000}), median_ms=100.0)
+    assert slow[homes["Conv"]] == pytest.approx(
+        1.2
+    )  # a run is never slower without the profiler than with it
+
+
+def product(rows: int, kind: str = "MatMul") -> KernelTable:
+    nodes = [
+        helper.make_node(kind, ["x", "w"], ["h"]),
+        helper.make_node("Reshape", ["h", "s"], ["y"]),
+    ]
+    stored = {"w": noise(32, 32), "s": np.asarray([-1], np.int64)}
+    return table_of(graph_of(model_of(nodes, {"x": [rows, 32]}, ["y"], stored=stored)), View.FUSED)
+
+
+def test_kernels_beyond_what_was_measured_are_strange() -> None:
+    seen = SeenKernels.of([product(8), product(32)])
+    for rows in (1, 8, 100):  # smaller is never strange, and up to four times larger is not
+        assert seen.strangeness(product(rows)) == {}
+    assert {what: list(places) for what, places in seen.strangeness(product(160)).items()} == {
+        "MatMul, larger": [0]
+    }
+    curve = table_of(
+        graph_of(model_of([helper.make_node("Exp", ["x"], ["y"])], {"x": [4]}, ["y"])), View.FUSED
+    )
+    assert {what: list(places) for what, places in seen.strangeness(curve).items()} == {"Exp": [0]}
+    assert set(SeenKernels({}).strangeness(product(8))) == {"MatMul"}  # neither the view nor the call
+    joined = seen.joined(SeenKernels.of([product(160), curve]))
+    assert joined.strangeness(product(160)) == joined.strangeness(curve) == {}
+    assert joined.strangeness(product(1)) == {}
+    np.testing.assert_array_equal(
+        joined.bounds["MatMul"], SeenKernels.of([product(8), product(160)]).bounds["MatMul"]
+    )
+
+
+def test_networks_and_arrays_are_the_same() -> None:
+    network = synthetic_network(seed=5, members=3)
+    arrays = to_arrays(network)
+    again = from_arrays(arrays, members=3, layers=3)
+    rows = np.random.default_rng(0).normal(size=(20, FEATURE_COUNT)).astype(np.float32)
+    np.testing.assert_array_equal(again.log_factors(rows), network.log_factors(rows))
+    alone = [member.log_factors(rows) for member in network.members]
+    np.testing.assert_allclose(network.log_factors(rows), np.mean(alone, axis=0), rtol=1e-5, atol=1e-6)
+    assert np.abs(network.log_factors(1e3 * rows)).max() <= MOST
+    with pytest.raises(KeyError):
+        from_arrays(arrays, members=4, layers=3)
+
+
+@pytest.mark.parametrize(("runtime", "hardware"), [(RUNTIME, HARDWARE), (GPU, HARDWARE), (RUNTIME, AVX512)])
+def test_prices_add_up(runtime: Runtime, hardware: Hardware) -> None:
+    pricer = Pricer.of(synthetic_network(), SOURCES)
+    assert pricer.views == (View.FUSED, View.LISTED, View.CHAINED, View.FUSED)
+    for _, graph in reference_graphs():
+        encoded = pricer.encode(graph)
+        priced = pricer.price(encoded, runtime, hardware)
+        assert np.all(priced.total_ms > 0)
+        np.testing.assert_allclose(priced.class_ms.sum(axis=1), priced.total_ms, rtol=1e-6)
+        for view, times in priced.kernel_ms.items():
+            columns = [index for index, own in enumerate(pricer.views) if own is view]
+            np.testing.assert_allclose(times.sum(axis=0), priced.total_ms[columns], rtol=1e-6)
+            factors = pricer.network.log_factors(encoded.features[view])[:, columns]
+            machine = machine_of(runtime, hardware)
+            nominal = nominal_times(encoded.tables[view], machine, has_generic_paths=False).total
+            np.testing.assert_allclose(times, nominal[:, None] * np.exp(factors), rtol=1e-5)  # float32
+            assert shares_of_kernels(priced, view).sum() == pytest.approx(1.0)
+
+
+def test_a_description_names_what_a_graph_spends_its_time_in() -> None:
+    meta = synthetic_meta()
+    families = {}
+    for name, graph in reference_graphs():
+        described = describe(graph, RUNTIME, HARDWARE, meta)
+        assert sum(described.shares.values()) == pytest.approx(1.0)
+        assert described.strange == {}
+        families[name] = described.family
+    assert families["residual-convs"] == "conv"
+    assert families["recurrent"] == "recurrent"
+    assert families["quantised-convs"] == "int8"
+    curve = graph_of(model_of([helper.make_node("Acosh", ["x"], ["y"])], {"x": [1 << 20]}, ["y"]))
+    described = describe(curve, RUNTIME, HARDWARE, meta)
+    assert described.strange == pytest.approx({"Acosh": described.shares["Acosh"]})
+    assert described.strange["Acosh"] > 0.9
+
+
+@pytest.mark.parametrize("module", ["predictor.predict", "predictor.adapt", "service.app"])
+def test_answering_loads_no_training_library(module: str) -> None:
+    code = f"import sys, {module}; print(sorted({{'torch', 'pyarrow', 'sklearn'}} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_classes_of_tables_are_those_of_kernels() -> None:
+    for _, graph in reference_graphs():
+        for view in View:
+            table = table_of(graph, view)
+            kernels = kernels_in(graph, view)
+            assert [CLASSES[index] for index in table.classes[:-1]] == [class_of(one) for one in kernels]
