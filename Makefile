@@ -8,6 +8,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # System pip installs into the environment, so that Debian's python3 without python3-venv is enough.
 PIP := $(PYTHON) -m pip --python $(VENV)/bin/python --disable-pip-version-check --quiet
+RUNTIMES := openvino,mnn,ncnn
 PROJECT := pyproject.toml devices/pyproject.toml constraints.txt
 install = $(PIP) install -c constraints.txt $(1) || { echo "The installation did not finish; pip says why above. It needs the network; the same command goes on from here." >&2; exit 1; }
 
@@ -37,7 +38,7 @@ $(VENV)/installed: $(VENV)/made $(PROJECT)
 
 $(VENV)/installed-test: $(VENV)/installed
 	@echo "Installing what the tests need ..."
-	@$(call install,-e './devices[openvino,mnn,ncnn]' -e '.[test]')
+	@$(call install,-e './devices[$(RUNTIMES)]' -e '.[test]')
 	@$(call install,--no-deps pnnx)
 	@touch $@
 
