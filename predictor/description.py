@@ -23,8 +23,9 @@ _SEEN_VIEW = View.FUSED
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """One graph. `total_ms` (S,) and `class_ms` (S, C) of the sources; `shares` of the time by name of
-    kernel; `strange`: names of kernels that no measurement came near, with their share.
+    """One graph. `total_ms` (S,) and `class_ms` (S, C) of the sources, the nominal machine among them;
+    `shares` of the time by name of kernel; `strange`: names of kernels that no measurement came near, with
+    their share.
     """
 
     total_ms: Floats

@@ -22,7 +22,7 @@ from predictor.campaign.examples import MeasuredModels, examples_of, measured_mo
 from predictor.errors import PredictorError
 from predictor.few_shot.target import AdaptedGraphs
 from predictor.few_shot.whole_graphs import WholeGraphConfig
-from predictor.kernel_costs.pricing import Encoded, Pricer
+from predictor.kernel_costs.pricing import NOMINAL_VIEW, Encoded, Pricer
 from predictor.kernel_costs.ranges import SeenKernels
 from predictor.kernel_costs.table import View
 from predictor.kernel_costs.training import TrainingConfig, train
@@ -50,7 +50,9 @@ class MetaConfig:
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """What a network says of G models: `total_ms` (G, S) and `class_ms` (G, S, C)."""
+    """What a network and the nominal machine say of G models: `total_ms` (G, S + 1), `class_ms` (G, S + 1,
+    C).
+    """
 
     total_ms: Floats
     class_ms: Floats
@@ -167,9 +169,10 @@ def _misses(
             continue
         others = np.flatnonzero(np.arange(len(data.targets)) != column)
         strangers = np.flatnonzero(engines != target.runtime.engine)
-        for sources in (others, strangers):
-            if not len(sources):
+        for learned in (others, strangers):
+            if not len(learned):
                 continue
+            sources = [*learned, len(data.targets)]  # the nominal machine stands last
             latency_ms = data.latency_ms[:, column]
             adapted = AdaptedGraphs.of(
                 prices.total_ms[np.ix_(support, sources)],
@@ -184,7 +187,7 @@ def _misses(
 
 
 def _in_views(encoded: Encoded, pricer: Pricer) -> Encoded:
-    views: set[View] = set(pricer.views)
+    views: set[View] = {*pricer.views, NOMINAL_VIEW}
     return Encoded(
         {view: encoded.tables[view] for view in views}, {view: encoded.features[view] for view in views}
     )

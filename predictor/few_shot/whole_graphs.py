@@ -29,8 +29,8 @@ class WholeGraphConfig:
     """
 
     by_class: float = 0.2
-    by_source_and_class: float = 0.5
-    head: FewShotConfig = field(default_factory=FewShotConfig)
+    by_source_and_class: float = 0.25
+    head: FewShotConfig = field(default_factory=lambda: FewShotConfig(sources=0.3))
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,8 @@ from predictor.roofline import machine_of
 
 Floats = NDArray[np.float64]
 
+NOMINAL_VIEW = View.FUSED  # in which the nominal machine runs a graph
+
 _CLASS_NUMBERS = np.arange(len(CLASSES))
 
 
@@ -31,8 +33,9 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True)
 class Priced:
-    """S sources' milliseconds of a graph. `kernel_ms` by view: (K, s) for the sources of that view;
-    `total_ms` (S,); `class_ms` (S, C) by class of kernels.
+    """S sources' milliseconds of a graph, and the nominal machine's as one more: `total_ms` (S + 1,) and, by
+    class of kernels, `class_ms` (S + 1, C). `kernel_ms` by view: (K, s) for the sources of that view, or the
+    nominal machine's (K, 1) where there are none.
     """
 
     kernel_ms: Mapping[View, Floats]
@@ -54,10 +57,12 @@ class Pricer:
 
     def encode(self, graph: ModelGraph) -> Encoded:
         """What of a graph does not depend on the machine."""
-        return encode(graph, sorted(set(self.views)))
+        return encode(graph, sorted({*self.views, NOMINAL_VIEW}))
 
     def price(self, encoded: Encoded, runtime: Runtime, hardware: Hardware) -> Priced:
-        """The sources' milliseconds, if they ran with this many threads on this hardware."""
+        """The sources' milliseconds, if they ran with this many threads on this hardware. The nominal
+        machine's stand last: what no source resembles may still follow its classes of kernels.
+        """
         tables = tuple(encoded.tables.values())
         whole = under_each_other(tables)
         machine = machine_of(runtime, hardware)
@@ -66,8 +71,8 @@ class Pricer:
         factors = np.exp(self.network.log_factors(rows[0] if len(rows) == 1 else np.concatenate(rows)))
         factors *= nominal[:, None]  # (K, S), all views under each other
         by_kernel = (whole.classes[:, None] == _CLASS_NUMBERS).astype(np.float64)  # (K, C)
-        total = np.zeros(len(self.views))
-        by_class = np.zeros((len(self.views), len(CLASSES)))
+        total = np.zeros(len(self.views) + 1)
+        by_class = np.zeros((len(total), len(CLASSES)))
         kernels: dict[View, Floats] = {}
         end = 0
         for view, table in encoded.tables.items():
@@ -76,6 +81,10 @@ class Pricer:
             times = kernels[view] = factors[start:end, columns]  # (K, s)
             total[columns] = times.sum(axis=0)
             by_class[columns] = times.T @ by_kernel[start:end]
+            if view is NOMINAL_VIEW:
+                plain = nominal_times(table, machine).total
+                total[-1], by_class[-1] = plain.sum(), plain @ by_kernel[start:end]
+                kernels[view] = times if columns else plain[:, None]
         return Priced(kernels, total, by_class)
 
 

@@ -153,7 +153,7 @@ def test_sizes_and_classes_outside_of_the_measurements_are_said() -> None:
     predictor = adapted(made_up())
     known = reference_described()[0]
     large = dataclasses.replace(known, total_ms=1000 * known.total_ms, class_ms=1000 * known.class_ms)
-    apart = np.asarray([0.2, 1.0, 5.0, 20.0])  # the sources disagree, about what was never measured here
+    apart = np.asarray([0.2, 1.0, 5.0, 20.0, 2.0])  # the sources disagree, about what was never measured here
     low_bit = np.zeros_like(known.class_ms)
     low_bit[:, CLASSES.index(KernelClass.LOW_BIT)] = apart
     by_size, by_class = predictor.predict_described([large, Described(apart, low_bit, {}, {})])
