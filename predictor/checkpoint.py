@@ -9,7 +9,6 @@ was made with, and is refused with any other: the same numbers would mean anothe
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -21,10 +20,10 @@ from safetensors.numpy import load, save
 
 from devices.target import Hardware, Runtime
 from devices.vocabulary import Value
+from predictor.checkpoint_header import header_text, read_header
 from predictor.errors import CheckpointRejected
 from predictor.kernel_costs.features import FEATURE_VERSION
 from predictor.kernel_costs.table import CLASSES
-from predictor.meta_checkpoint import header_of
 
 FORMAT_VERSION = 2
 MAX_CHECKPOINT_BYTES = 16 << 20
@@ -93,25 +92,21 @@ class Checkpoint:
         arrays: dict[str, Floats] = {}
         for prefix, support in zip(_prefixes(len(self.pooled)), (self.support, *self.pooled), strict=True):
             arrays |= {prefix + name: np.ascontiguousarray(getattr(support, name)) for name in _ARRAYS}
-        described = json.dumps(self.provenance.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
-        return save(arrays, {_KEY: described})
+        return save(arrays, {_KEY: header_text(self.provenance)})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Checkpoint:
         """Read what `to_bytes` wrote. Raises `CheckpointRejected` for anything else, other feature versions
         included.
         """
-        if len(data) > MAX_CHECKPOINT_BYTES:
-            raise CheckpointRejected(
-                f"the checkpoint has {len(data)} bytes, at most {MAX_CHECKPOINT_BYTES} are allowed"
-            )
-        described = header_of(data, _KEY)
-        for field, expected in (("format_version", FORMAT_VERSION), ("feature_version", FEATURE_VERSION)):
-            if described.get(field) != expected:
-                raise CheckpointRejected(
-                    f"the checkpoint has {field} {described.get(field)!r}, this version reads {expected}; "
-                    f"{_REMEDY}"
-                )
+        described = read_header(
+            data,
+            _KEY,
+            most_bytes=MAX_CHECKPOINT_BYTES,
+            format_version=FORMAT_VERSION,
+            name="the checkpoint",
+            remedy=_REMEDY,
+        )
         try:
             provenance = Provenance.model_validate(described)
             arrays = load(data)

@@ -12,13 +12,11 @@ from numpy.typing import NDArray
 
 from devices.target import Hardware, Runtime
 from predictor.graph import ModelGraph
-from predictor.kernel_costs.pricing import Encoded, Priced
+from predictor.kernel_costs.pricing import NOMINAL_VIEW, Encoded, Priced
 from predictor.kernel_costs.table import CLASSES, View
 from predictor.meta_checkpoint import MetaCheckpoint
 
 Floats = NDArray[np.float64]
-
-_SEEN_VIEW = View.FUSED
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +47,8 @@ def describe_encoded(
 ) -> Described:
     """The same of a graph that is encoded already."""
     priced = meta.pricer.price(encoded, runtime, hardware)
-    view = _SEEN_VIEW if _SEEN_VIEW in encoded.tables else min(encoded.tables)
-    kernel_shares = shares_of_kernels(priced, view)
-    table = encoded.tables[view]
+    kernel_shares = shares_of_kernels(priced, NOMINAL_VIEW)
+    table = encoded.tables[NOMINAL_VIEW]
     numbers = {name: number for number, name in enumerate(dict.fromkeys(table.names))}
     summed = np.bincount([numbers[name] for name in table.names], weights=kernel_shares)
     shares = dict(zip(numbers, summed.tolist(), strict=True))

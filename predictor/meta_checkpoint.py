@@ -7,9 +7,6 @@ with JSON in the header, nothing executable.
 from __future__ import annotations
 
 import hashlib
-import json
-import struct
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from importlib import resources
@@ -23,6 +20,7 @@ from safetensors.numpy import load, save
 
 from devices.target import Runtime
 from devices.vocabulary import Value
+from predictor.checkpoint_header import header_text, read_header
 from predictor.errors import CheckpointRejected
 from predictor.few_shot.config import FewShotConfig
 from predictor.few_shot.whole_graphs import WholeGraphConfig
@@ -97,25 +95,24 @@ class MetaCheckpoint:
         """A safetensors file; the same bytes for the same checkpoint."""
         bounds = np.stack([self.seen.bounds[name] for name in self.facts.seen_names]).astype(np.float32)
         arrays: dict[str, NDArray[np.generic]] = {**to_arrays(self.network), "seen": bounds}
-        described = json.dumps(self.facts.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
-        return save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, {_KEY: described})
+        return save(
+            {name: np.ascontiguousarray(array) for name, array in arrays.items()},
+            {_KEY: header_text(self.facts)},
+        )
 
     @classmethod
     def from_bytes(cls, data: bytes) -> MetaCheckpoint:
         """Read what `to_bytes` wrote. Raises `CheckpointRejected` for anything else, other versions
         included.
         """
-        if len(data) > MAX_META_BYTES:
-            raise CheckpointRejected(
-                f"the checkpoint has {len(data)} bytes, at most {MAX_META_BYTES} are allowed"
-            )
-        described = header_of(data, _KEY)
-        for field, expected in (("format_version", FORMAT_VERSION), ("feature_version", FEATURE_VERSION)):
-            if described.get(field) != expected:
-                raise CheckpointRejected(
-                    f"the meta-learned checkpoint has {field} {described.get(field)!r}, this version reads "
-                    f"{expected}; train it again"
-                )
+        described = read_header(
+            data,
+            _KEY,
+            most_bytes=MAX_META_BYTES,
+            format_version=FORMAT_VERSION,
+            name="the meta-learned checkpoint",
+            remedy="train it again",
+        )
         try:
             facts = MetaFacts.model_validate(described)
             arrays = load(data)
@@ -126,20 +123,6 @@ class MetaCheckpoint:
         _check(facts, network, seen)
         bounds = dict(zip(facts.seen_names, seen, strict=True))
         return cls(facts, network, SeenKernels(bounds))
-
-
-def header_of(data: bytes, key: str) -> Mapping[str, object]:
-    """The JSON under `key` in the header: 8 bytes of length, then JSON, as safetensors defines it. Raises
-    `CheckpointRejected`.
-    """
-    try:
-        (length,) = struct.unpack("<Q", data[:8])
-        described = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][key])
-    except (struct.error, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-        raise CheckpointRejected("these bytes are not a checkpoint of this project") from error
-    if not isinstance(described, dict):
-        raise CheckpointRejected("these bytes are not a checkpoint of this project")
-    return described
 
 
 @lru_cache(maxsize=1)

@@ -26,7 +26,7 @@ from devices.clock import SystemClock
 from devices.engine import DEFAULT_ONLY, Tensors
 from devices.engines.conversion import Conversion, run_converter
 from devices.engines.faithful import Reference, check_faithful, forget_peak_memory, run_reference
-from devices.engines.offers import require_offered
+from devices.engines.offers import cpu_runtimes, require_offered
 from devices.errors import FailureCode, ModelRejected, WorkFailed
 from devices.measurement import LayerProfile
 from devices.target import Runtime
@@ -111,11 +111,7 @@ class MnnEngine:
         self, thread_counts: Sequence[int], optimizations: Sequence[str] = DEFAULT_ONLY
     ) -> Sequence[Runtime]:
         """The CPU, once per thread count."""
-        return [
-            Runtime(engine=self.name, version=self.version, provider="cpu", threads=n)
-            for n in thread_counts
-            if "default" in optimizations
-        ]
+        return cpu_runtimes(self.name, self.version, thread_counts, optimizations)
 
     def load(self, model: bytes, runtime: Runtime, input_shapes: Mapping[str, Sequence[int]]) -> MnnSession:
         """Convert, compare with ONNX Runtime, and load for the given sizes.

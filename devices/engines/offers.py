@@ -9,6 +9,15 @@ from devices.errors import EngineUnavailable
 from devices.target import Runtime
 
 
+def cpu_runtimes(
+    engine: str, version: str, thread_counts: Sequence[int], optimizations: Sequence[str]
+) -> list[Runtime]:
+    """The processor once per thread count, of an engine without levels of optimisation."""
+    if "default" not in optimizations:
+        return []
+    return [Runtime(engine=engine, version=version, provider="cpu", threads=n) for n in thread_counts]
+
+
 def require_offered(
     runtime: Runtime,
     *,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from predictor.benchmarks.errors import TaskRejected
 from predictor.benchmarks.jobs import BenchJob, Places, run_bench_job, run_jobs
 from predictor.benchmarks.nas import Rules
 from predictor.benchmarks.nas_table import NasJob, nas_document, nas_lines, run_nas_job
+from predictor.benchmarks.options import default_work, names
 from predictor.benchmarks.registry import METHODS, check_methods
 from predictor.benchmarks.report import bench_document, bench_lines
 from predictor.benchmarks.run import DeviceResult, Protocol
@@ -28,14 +28,12 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Add `bench` and `nas` to a command line; `HANDLERS` run them."""
     bench = commands.add_parser("bench", help="few-shot latency prediction on the published tasks")
     chosen = bench.add_mutually_exclusive_group(required=True)
-    chosen.add_argument("--task", metavar="NAME[,NAME]", type=_names, help="published: help-nb201, FD, ...")
+    chosen.add_argument("--task", metavar="NAME[,NAME]", type=names, help="published: help-nb201, FD, ...")
     chosen.add_argument(
         "--space", choices=sorted(SPACES), help="a split of your own, with --train and --test"
     )
-    bench.add_argument(
-        "--train", metavar="DEVICES", type=_names, default=(), help="source devices, by commas"
-    )
-    bench.add_argument("--test", metavar="DEVICES", type=_names, default=(), help="target devices, by commas")
+    bench.add_argument("--train", metavar="DEVICES", type=names, default=(), help="source devices, by commas")
+    bench.add_argument("--test", metavar="DEVICES", type=names, default=(), help="target devices, by commas")
     bench.add_argument("--query", choices=("help", "all"), default="help",
                        help="protocol of a split of your own: which architectures are scored "
                        "(default: %(default)s)")  # fmt: skip
@@ -63,11 +61,11 @@ def _add_budget(parser: argparse.ArgumentParser, *, samples: int) -> None:
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--methods", metavar="KEYS", type=_names, default=_QUICK_METHODS,
+    parser.add_argument("--methods", metavar="KEYS", type=names, default=_QUICK_METHODS,
                         help=f"of {', '.join(METHODS)} (default: %(default)s)")  # fmt: skip
     parser.add_argument("--data", type=Path, metavar="DIR",
                         help=f"folder of the latency tables (default: ${DATA_VARIABLE})")  # fmt: skip
-    parser.add_argument("--work", type=Path, metavar="DIR", default=_default_work(),
+    parser.add_argument("--work", type=Path, metavar="DIR", default=default_work("benchmarks"),
                         help="folder for what is trained or computed once "
                         "(default: %(default)s)")  # fmt: skip
     parser.add_argument("--workers", type=int, default=1, metavar="N",
@@ -75,15 +73,6 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
                         "(default: %(default)s)")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="machine-readable output")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the same JSON to a file as well")
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name for name in text.split(",") if name)
-
-
-def _default_work() -> Path:
-    caches = os.environ.get("XDG_CACHE_HOME")
-    return (Path(caches) if caches else Path.home() / ".cache") / "laptime" / "benchmarks"
 
 
 def run_bench(parsed: argparse.Namespace) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping
@@ -19,6 +18,7 @@ from predictor.benchmarks.graph_registry import GRAPH_METHODS, check_graph_metho
 from predictor.benchmarks.graph_report import MethodScores, graph_document, graph_lines, method_scores
 from predictor.benchmarks.graph_run import GraphTask, run_stored
 from predictor.benchmarks.graph_splits import ALL, FOLDS, LEFT_OUT, GraphSplit, fold_of, splits_of
+from predictor.benchmarks.options import default_work, names
 
 
 def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -33,29 +33,20 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--published", type=Path, metavar="FILE", help="Parquet of real models, never learned from"
     )
     bench.add_argument("--models", type=Path, metavar="DIR", help="the ONNX files that --published measured")
-    bench.add_argument("--methods", metavar="KEYS", type=_names, default=",".join(GRAPH_METHODS),
+    bench.add_argument("--methods", metavar="KEYS", type=names, default=",".join(GRAPH_METHODS),
                        help="(default: %(default)s)")  # fmt: skip
-    bench.add_argument("--leave-out", metavar="KINDS", type=_names, default=",".join(LEFT_OUT),
+    bench.add_argument("--leave-out", metavar="KINDS", type=names, default=",".join(LEFT_OUT),
                        help="a target, or all targets of an engine (default: %(default)s)")  # fmt: skip
     bench.add_argument("--only", metavar="TEXT", default="", help="of them, those whose key contains this")
     bench.add_argument("--folds", type=int, metavar="N", help=f"run the first N of {FOLDS} folds of families")
     bench.add_argument("--seed", type=int, default=0, help="of the folds (default: %(default)s)")
     bench.add_argument("--seeds", type=int, default=1, metavar="N",
                        help="runs of a method in which chance has a part (default: %(default)s)")  # fmt: skip
-    bench.add_argument("--work", type=Path, metavar="DIR", default=_default_work(),
+    bench.add_argument("--work", type=Path, metavar="DIR", default=default_work("graph-bench"),
                        help="finished splits (default: %(default)s)")  # fmt: skip
-    bench.add_argument("--again", metavar="KEYS", type=_names, default=(), help="methods to run anew")
+    bench.add_argument("--again", metavar="KEYS", type=names, default=(), help="methods to run anew")
     bench.add_argument("--json", action="store_true", help="machine-readable output")
     bench.add_argument("--output", type=Path, metavar="FILE", help="write the same JSON to a file as well")
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name for name in text.split(",") if name)
-
-
-def _default_work() -> Path:
-    caches = os.environ.get("XDG_CACHE_HOME")
-    return (Path(caches) if caches else Path.home() / ".cache") / "laptime" / "graph-bench"
 
 
 def run_graph_bench(parsed: argparse.Namespace) -> int:
