@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -13,7 +11,7 @@ from predictor.benchmarks.errors import TaskRejected
 from predictor.benchmarks.jobs import BenchJob, Places, run_bench_job, run_jobs
 from predictor.benchmarks.nas import Rules
 from predictor.benchmarks.nas_table import NasJob, nas_document, nas_lines, run_nas_job
-from predictor.benchmarks.options import default_work, names
+from predictor.benchmarks.options import default_work, names, say, write_document
 from predictor.benchmarks.registry import METHODS, check_methods
 from predictor.benchmarks.report import bench_document, bench_lines
 from predictor.benchmarks.run import DeviceResult, Protocol
@@ -93,12 +91,12 @@ def run_bench(parsed: argparse.Namespace) -> int:
         run_bench_job,
         jobs,
         workers=parsed.workers,
-        report=lambda job: _say(f"{job.split.name}: {job.method}"),
+        report=lambda job: say(f"{job.split.name}: {job.method}"),
     )
     results: dict[str, dict[str, dict[str, DeviceResult]]] = {task.name: {} for task in tasks}
     for job, result in zip(jobs, done, strict=True):
         results[job.split.name][job.method] = result
-    _write(parsed, bench_document(results))
+    write_document(parsed, bench_document(results))
     if not parsed.json:
         for task in tasks:
             print(_title(task, protocol))
@@ -114,9 +112,9 @@ def run_nas(parsed: argparse.Namespace) -> int:
     places = Places(data_folder(parsed.data), parsed.work)
     rules = Rules(parsed.samples, parsed.budget, parsed.selection)
     jobs = [NasJob(method, rules, parsed.seeds, places) for method in parsed.methods]
-    done = run_jobs(run_nas_job, jobs, workers=parsed.workers, report=lambda job: _say(f"nas: {job.method}"))
+    done = run_jobs(run_nas_job, jobs, workers=parsed.workers, report=lambda job: say(f"nas: {job.method}"))
     results = dict(zip(parsed.methods, done, strict=True))
-    _write(parsed, nas_document(results))
+    write_document(parsed, nas_document(results))
     if not parsed.json:
         print(*nas_lines(results), sep="\n")
     return 0
@@ -151,19 +149,6 @@ def _check_counts(parsed: argparse.Namespace) -> None:
         if getattr(parsed, name) < fewest:
             raise TaskRejected(f"--{name} must be at least {fewest}, got {getattr(parsed, name)}")
     check_methods(parsed.methods)
-
-
-def _write(parsed: argparse.Namespace, document: dict[str, object]) -> None:
-    """JSON to the file and to standard output, as asked for."""
-    text = json.dumps(document, indent=1)
-    if parsed.output:
-        parsed.output.write_text(text + "\n")
-    if parsed.json:
-        print(text)
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 HANDLERS: Mapping[str, Callable[[argparse.Namespace], int]] = MappingProxyType(

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -18,7 +16,7 @@ from predictor.benchmarks.graph_registry import GRAPH_METHODS, check_graph_metho
 from predictor.benchmarks.graph_report import MethodScores, graph_document, graph_lines, method_scores
 from predictor.benchmarks.graph_run import GraphTask, run_stored
 from predictor.benchmarks.graph_splits import ALL, FOLDS, LEFT_OUT, GraphSplit, fold_of, splits_of
-from predictor.benchmarks.options import default_work, names
+from predictor.benchmarks.options import default_work, names, say, write_document
 
 
 def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -54,8 +52,8 @@ def run_graph_bench(parsed: argparse.Namespace) -> int:
     method or a number is not possible.
     """
     _check(parsed)
-    data = load_graph_data(parsed.dataset, report=_say)
-    published = load_published(parsed.published, parsed.models, report=_say) if parsed.published else None
+    data = load_graph_data(parsed.dataset, report=say)
+    published = load_published(parsed.published, parsed.models, report=say) if parsed.published else None
     task = GraphTask(data, fold_of(data, count=FOLDS, seed=parsed.seed), published)
     known = digest_of(data) if published is None else f"{digest_of(data)}-{digest_of(published)}"
     folder = parsed.work / f"{known}-{parsed.seed}"
@@ -69,7 +67,7 @@ def run_graph_bench(parsed: argparse.Namespace) -> int:
                 shutil.rmtree(folder / method.name, ignore_errors=True)
             for kind, wanted in splits.items():
                 runs[kind][method.name] = _run(method, task, wanted, folder)
-    _write(parsed, graph_document(task, runs))
+    write_document(parsed, graph_document(task, runs))
     if not parsed.json:
         print(*graph_lines(task, runs), sep="\n")
     return 0
@@ -79,7 +77,7 @@ def _run(method: GraphMethod, task: GraphTask, splits: list[GraphSplit], folder:
     results = {}
     for split in splits:
         results[split] = run_stored(method, task, split, folder=folder)
-        _say(f"{method.name}: {split.label}")
+        say(f"{method.name}: {split.label}")
     return method_scores(results, task)
 
 
@@ -94,19 +92,6 @@ def _check(parsed: argparse.Namespace) -> None:
         raise TaskRejected(f"--seeds must be at least 1, got {parsed.seeds}")
     if parsed.folds is not None and not 1 <= parsed.folds <= FOLDS:
         raise TaskRejected(f"--folds must be 1 to {FOLDS}, got {parsed.folds}")
-
-
-def _write(parsed: argparse.Namespace, document: dict[str, object]) -> None:
-    """JSON to the file and to standard output, as asked for."""
-    text = json.dumps(document, indent=1)
-    if parsed.output:
-        parsed.output.write_text(text + "\n")
-    if parsed.json:
-        print(text)
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 HANDLERS: Mapping[str, Callable[[argparse.Namespace], int]] = MappingProxyType(

@@ -14,15 +14,14 @@ import numpy as np
 from predictor.benchmarks.errors import TableRejected
 from predictor.benchmarks.graph_method import PUBLISHED, REFERENCE, GraphData
 from predictor.campaign.dataset import Row, read_dataset
+from predictor.campaign.models import Built, model_builders
 from predictor.checkpoint import TargetFacts
 from predictor.errors import GraphRejected
-from predictor.families.registry import specimens
 from predictor.graph import ModelGraph
 from predictor.local_study import Subject, subjects_in
 from predictor.onnx_reader import read_graph
-from predictor.reference_set import ReferenceModel, reference_models
+from predictor.reference_set import reference_models
 
-Built = tuple[bytes, Mapping[str, tuple[int, ...]]]
 Builders = Mapping[str, Callable[[], Built]]
 Report = Callable[[str], None]
 
@@ -35,7 +34,7 @@ def load_graph_data(path: Path, *, report: Report) -> GraphData:
     left out. Raises `TableRejected` where nothing remains.
     """
     rows = [row for row in read_dataset(path) if row.family != PUBLISHED]
-    return graph_data_of(rows, family_builders(), report=report)
+    return graph_data_of(rows, model_builders(), report=report)
 
 
 def load_published(path: Path, folder: Path, *, report: Report) -> GraphData:
@@ -45,20 +44,8 @@ def load_published(path: Path, folder: Path, *, report: Report) -> GraphData:
     return graph_data_of(rows, builders, report=report)
 
 
-def family_builders() -> Builders:
-    """How to build every model of the families and of the reference set, by name."""
-    references: dict[str, Callable[[], Built]] = {
-        one.name: partial(_reference, one) for one in reference_models()
-    }
-    return references | {one.name: one.build for one in specimens()}
-
-
 def _given(subject: Subject) -> Built:
     return subject.model, {name: tuple(sizes) for name, sizes in subject.input_shapes.items()}
-
-
-def _reference(model: ReferenceModel) -> Built:
-    return model.model, model.input_shapes
 
 
 def graph_data_of(rows: Sequence[Row], builders: Builders, *, report: Report) -> GraphData:

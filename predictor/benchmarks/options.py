@@ -1,8 +1,11 @@
-"""Options that the commands of the benchmarks share."""
+"""What the commands of the benchmarks take and print alike."""
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
+import sys
 from pathlib import Path
 
 
@@ -15,3 +18,17 @@ def default_work(folder: str) -> Path:
     """Where a command keeps what it works out once: a folder in the user's cache."""
     caches = os.environ.get("XDG_CACHE_HOME")
     return (Path(caches) if caches else Path.home() / ".cache") / "laptime" / folder
+
+
+def write_document(parsed: argparse.Namespace, document: dict[str, object]) -> None:
+    """JSON to the file and to standard output, as asked for."""
+    text = json.dumps(document, indent=1)
+    if parsed.output:
+        parsed.output.write_text(text + "\n")
+    if parsed.json:
+        print(text)
+
+
+def say(line: str) -> None:
+    """Progress, beside the results."""
+    print(line, file=sys.stderr, flush=True)

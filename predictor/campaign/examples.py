@@ -7,15 +7,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from devices.measurement import LayerProfile
 from predictor.campaign.dataset import Row
+from predictor.campaign.models import model_builders
 from predictor.checkpoint import TargetFacts
-from predictor.families.registry import Specimen, specimens
 from predictor.graph import ModelGraph
 from predictor.kernel_costs.features import kernel_features
 from predictor.kernel_costs.layers import timed_kernels
@@ -25,7 +24,6 @@ from predictor.kernel_costs.table import View, kernels_in, tabulate, view_of
 from predictor.kernel_costs.training import Examples, view_examples
 from predictor.kernels import Kernel
 from predictor.onnx_reader import read_graph
-from predictor.reference_set import reference_models
 from predictor.roofline import machine_of
 
 Floats = NDArray[np.float64]
@@ -77,10 +75,10 @@ def measured_models(rows: Iterable[Row], report: Callable[[str], None] = lambda 
         by_name[row.name].append(row)
         targets[row.target_key] = TargetFacts(key=row.target_key, runtime=row.runtime, hardware=row.hardware)
     keys = sorted(targets)
-    builders = _builders()
+    builders = model_builders()
     models, latencies = [], []
     for name in sorted(set(by_name) & set(builders)):
-        graph = builders[name]()
+        graph = read_graph(*builders[name]())
         own = [row for row in by_name[name] if row.graph_digest == graph.digest]
         if own:
             latency = _latencies(own, keys)
@@ -109,17 +107,6 @@ def examples_of(data: MeasuredModels) -> Examples:
         parts.append(view_examples(rows, columns))
     weights = np.array([SWEEP_WEIGHT if model.is_sweep else 1.0 for model in data.models])
     return Examples(tuple(parts), data.latency_ms, weights)
-
-
-def _builders() -> dict[str, Callable[[], ModelGraph]]:
-    built: dict[str, Callable[[], ModelGraph]] = {one.name: partial(_read, one) for one in specimens()}
-    for reference in reference_models():
-        built[reference.name] = partial(read_graph, reference.model, reference.input_shapes)
-    return built
-
-
-def _read(specimen: Specimen) -> ModelGraph:
-    return read_graph(*specimen.build())
 
 
 def _latencies(rows: Sequence[Row], keys: Sequence[str]) -> Floats:

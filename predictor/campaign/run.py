@@ -20,17 +20,17 @@ from devices.profile import MeasurementRequest
 from devices.speed import process_canaries_ns
 from devices.statistics import median
 from devices.target import Device, Runtime, Target
+from predictor.campaign.models import Built, reference_built
 from predictor.campaign.store import Campaigner, CampaignFolder, Record, place_of
 from predictor.errors import GraphRejected, PredictorError
 from predictor.graph import ModelGraph
 from predictor.onnx_reader import read_graph
-from predictor.reference_set import ReferenceModel, reference_models
+from predictor.reference_set import reference_models
 
 BATCH = 24
 _SETTLING_BATCHES = 5
 
 Report = Callable[[str], None]
-Built = tuple[bytes, dict[str, tuple[int, ...]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,12 +126,9 @@ class Campaign:
 def reference_subjects() -> list[Subject]:
     """The reference set, as part of a campaign."""
     return [
-        Subject("reference", one.name, "mixed", False, partial(_given, one)) for one in reference_models()
+        Subject("reference", one.name, "mixed", False, partial(reference_built, one))
+        for one in reference_models()
     ]
-
-
-def _given(reference: ReferenceModel) -> Built:
-    return reference.model, dict(reference.input_shapes)
 
 
 def _measured(
