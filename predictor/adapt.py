@@ -42,9 +42,10 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """Other targets as sources: their keys and supports."""
+    """Other targets as sources: their keys, runtimes and supports."""
 
     keys: tuple[str, ...] = ()
+    runtimes: tuple[Runtime, ...] = ()
     supports: tuple[Support, ...] = ()
 
 
@@ -90,6 +91,7 @@ def adapt_described(
             sorted(observation.name or observation.graph.digest for observation in observations)
         ),
         pooled_targets=pool.keys,
+        pooled_runtimes=pool.runtimes,
         seen_kinds=tuple(sorted({kind for one in described for kind in one.shares})),
         shortest_ms=min(observation.median_ms for observation in observations),
         longest_ms=max(observation.median_ms for observation in observations),
@@ -113,7 +115,7 @@ def pool_of(pool: Sequence[Observation], target: TargetFacts, meta: MetaCheckpoi
         own = groups[key]
         facts = TargetFacts(key=key, runtime=own[0].runtime, hardware=own[0].hardware)
         supports.append(_support(own, [describe_observation(one, facts, meta) for one in own]))
-    return Pool(tuple(keys), tuple(supports))
+    return Pool(tuple(keys), tuple(groups[key][0].runtime for key in keys), tuple(supports))
 
 
 def _support(observations: Sequence[Observation], described: Sequence[Described]) -> Support:

@@ -258,7 +258,8 @@ class KernelMaker:
         if family is Family.RECURRENT:
             steps = self._tensors[anchor.inputs[0]].shape if anchor.inputs[0] else ()
             hidden = max(output.shape[-1] if output.shape else 1, 1)
-            return max(steps[1] if len(steps) > 1 else 1, 1), hidden, hidden
+            rows, inner = steps[1:3] if len(steps) > 2 else (1, hidden)
+            return max(rows, 1), max(inner, 1), hidden
         if family is Family.CONV and weight is not None and len(weight.shape) > 1:
             inner = math.prod(weight.shape[1:])
             columns = max(weight.shape[0] // groups_of(anchor), 1)

@@ -1,6 +1,6 @@
 """Measurements made anywhere, as JSON lines: one measurement a line, whatever runtime made it.
 
-    {"model": "encoder", "target": "pixel6/tflite-2.20/gpu", "samples_ns": [1843000, 1850500, 1839900]}
+    {"model": "mixed-rows", "target": "pixel6/tflite-2.20/gpu", "samples_ns": [1843000, 1850500, 1839900]}
     {"model": "nets/det.onnx", "input_shapes": {"x": [1, 3, 320, 320]}, "target": "...", "median_ms": 41.5}
 
 The fields are those of `MeasurementLine` (documented in `docs/predicting.md`); what the lines of a target

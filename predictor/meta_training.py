@@ -27,6 +27,7 @@ from predictor.kernel_costs.ranges import SeenKernels
 from predictor.kernel_costs.table import View
 from predictor.kernel_costs.training import TrainingConfig, train
 from predictor.meta_checkpoint import MetaCheckpoint, MetaFacts, Source
+from predictor.resemblance import source_weights
 
 Floats = NDArray[np.float64]
 Report = Callable[[str], None]
@@ -174,11 +175,13 @@ def _misses(
                 continue
             sources = [*learned, len(data.targets)]  # the nominal machine stands last
             latency_ms = data.latency_ms[:, column]
+            runtimes = [data.targets[source].runtime for source in learned]
             adapted = AdaptedGraphs.of(
                 prices.total_ms[np.ix_(support, sources)],
                 prices.class_ms[np.ix_(support, sources)],
                 latency_ms[support],
-                head,
+                weights=source_weights(target.runtime, runtimes),
+                config=head,
             )
             said = adapted.estimate(
                 prices.total_ms[np.ix_(query, sources)], prices.class_ms[np.ix_(query, sources)]

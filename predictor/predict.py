@@ -15,14 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from predictor.checkpoint import Checkpoint, Support
+from predictor.checkpoint import Checkpoint
 from predictor.description import Described, describe, shares_of_kernels
 from predictor.errors import CheckpointRejected, PredictorError
 from predictor.few_shot.target import AdaptedGraphs, GraphEstimates
-from predictor.few_shot.whole_graphs import WholeGraphConfig
 from predictor.graph import ModelGraph
 from predictor.kernel_costs.table import View, kernels_in, name_of, view_of
 from predictor.meta_checkpoint import MetaCheckpoint, shipped
+from predictor.resemblance import source_weights
 
 Floats = NDArray[np.float64]
 
@@ -75,10 +75,24 @@ class Predictor:
         self.checkpoint = checkpoint
         self._meta = meta
         self._target = checkpoint.provenance.target
-        self._pooled = [_adapted(support, meta.config) for support in checkpoint.pooled]
+        sources = [source.runtime for source in meta.facts.sources]
+        runtimes = checkpoint.provenance.pooled_runtimes
+        self._pooled = [
+            AdaptedGraphs.of(
+                support.total_ms,
+                support.class_ms,
+                support.latency_ms,
+                weights=source_weights(runtime, sources),
+                config=meta.config,
+            )
+            for runtime, support in zip(runtimes, checkpoint.pooled, strict=True)
+        ]
         own = checkpoint.support
         total_ms, class_ms = self._with_pooled(own.total_ms, own.class_ms)
-        self._adapted = AdaptedGraphs.of(total_ms, class_ms, own.latency_ms, meta.config)
+        weights = source_weights(self._target.runtime, sources, runtimes)
+        self._adapted = AdaptedGraphs.of(
+            total_ms, class_ms, own.latency_ms, weights=weights, config=meta.config
+        )
 
     def predict(self, graph: ModelGraph, coverage: float = 0.9) -> Prediction:
         """The latency of one graph; `coverage` is the probability that the interval should hold it,
@@ -209,7 +223,3 @@ class Predictor:
             factor = f"uncertain by a factor {np.exp(deviation):.2f}"
             reasons.append(f"no measured model spends its time like this one ({factor})")
         return tuple(reasons)
-
-
-def _adapted(support: Support, config: WholeGraphConfig) -> AdaptedGraphs:
-    return AdaptedGraphs.of(support.total_ms, support.class_ms, support.latency_ms, config)

@@ -66,8 +66,10 @@ class Machine:
     lanes: int  # float32 numbers per vector
     work_per_s: float  # simple vector operations, in elements
     cycles_per_s: float  # of all threads together
-    cache_bytes: float
+    cache_bytes: float  # near the cores
     cache_bytes_per_s: float
+    shared_cache_bytes: float
+    shared_cache_bytes_per_s: float
     memory_bytes_per_s: float
     launch_s: float
     view_s: float  # an operator that moves nothing still passes through the executor
@@ -86,6 +88,8 @@ def machine_of(runtime: Runtime, hardware: Hardware) -> Machine:
             cycles_per_s=4e11,
             cache_bytes=3e7,
             cache_bytes_per_s=2e12,
+            shared_cache_bytes=3e7,
+            shared_cache_bytes_per_s=2e12,
             memory_bytes_per_s=5e11,
             launch_s=6e-6,
             view_s=1e-6,
@@ -103,7 +107,9 @@ def machine_of(runtime: Runtime, hardware: Hardware) -> Machine:
         work_per_s=0.5 * lanes * _FREQUENCY_HZ * scale,
         cycles_per_s=_FREQUENCY_HZ * scale,
         cache_bytes=2e6 * scale,
-        cache_bytes_per_s=4e10 * scale,
+        cache_bytes_per_s=6e10 * scale,
+        shared_cache_bytes=3e7,
+        shared_cache_bytes_per_s=2.4e10 * min(scale, 4.0),
         memory_bytes_per_s=1.2e10 * min(scale, 4.0),
         launch_s=1e-6 * (1.0 if threads == 1 else 2.0),
         view_s=0.4e-6,

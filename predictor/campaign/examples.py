@@ -28,7 +28,7 @@ from predictor.roofline import machine_of
 
 Floats = NDArray[np.float64]
 
-SWEEP_WEIGHT = 3.0  # nothing but its own kernel explains the latency of a single operator
+SWEEP_WEIGHT = 2.0  # of single operators and medleys, which are there to show kernels of every size
 
 
 @dataclass(frozen=True, slots=True)

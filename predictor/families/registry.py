@@ -9,10 +9,12 @@ from predictor.families import (
     branching,
     convnets,
     decoders,
+    image_medleys,
     images,
     mixing,
     moving_sweeps,
     product_sweeps,
+    row_medleys,
     sequences,
 )
 from predictor.families.family import Specimen
@@ -20,7 +22,7 @@ from predictor.families.family import Specimen
 # Raised whenever a specimen's bytes change: latencies measured under another version are of other models.
 FAMILY_VERSION = 1
 _THEMES = (convnets, branching, images, attention, decoders, sequences, mixing)
-_SWEEPS = (product_sweeps, moving_sweeps)
+_SWEEPS = (product_sweeps, moving_sweeps, image_medleys, row_medleys)
 
 __all__ = ["FAMILY_VERSION", "Specimen", "specimens"]
 

@@ -7,7 +7,9 @@ covers a box evenly for every number of points.
 from __future__ import annotations
 
 import math
+import random
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -18,19 +20,12 @@ _PRIMES = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37)
 _Item = TypeVar("_Item")
 
 
-class Design:
-    """One point of a design; each call takes the next axis."""
+class Choices(ABC):
+    """Sizes and variants of a model, one after the other; each call takes the next number in [0, 1)."""
 
-    def __init__(self, name: str, index: int) -> None:
-        self._shift = zlib.crc32(name.encode()) / 2**32
-        self._index = index
-        self._axis = 0
-
+    @abstractmethod
     def unit(self) -> float:
         """In [0, 1)."""
-        root = math.sqrt(_PRIMES[self._axis])
-        self._axis += 1
-        return (self._shift * self._axis + self._index * root) % 1.0
 
     def log(self, low: float, high: float) -> int:
         """A whole number, evenly spread in its logarithm."""
@@ -44,6 +39,32 @@ class Design:
         """Three in four are multiples of 8, as networks have them; the others are what they are."""
         count = self.log(low, high)
         return max(count // 8 * 8, 8) if self.unit() < 0.75 and count >= 6 else count
+
+
+class Design(Choices):
+    """One point of a design; each call takes the next axis."""
+
+    def __init__(self, name: str, index: int) -> None:
+        self._shift = zlib.crc32(name.encode()) / 2**32
+        self._index = index
+        self._axis = 0
+
+    def unit(self) -> float:
+        """In [0, 1)."""
+        root = math.sqrt(_PRIMES[self._axis])
+        self._axis += 1
+        return (self._shift * self._axis + self._index * root) % 1.0
+
+
+class Dice(Choices):
+    """As many pseudo-random choices as a network needs; those of a name are the same on every machine."""
+
+    def __init__(self, name: str) -> None:
+        self._numbers = random.Random(name)
+
+    def unit(self) -> float:
+        """In [0, 1)."""
+        return self._numbers.random()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,22 +96,26 @@ class Sweep:
         while len(found) < self.count:
             point = self.propose(Design(self.name, index))
             index += 1
-            name = f"{self.name}/{point.label}"
-            if not self.bounds[0] <= point.work <= self.bounds[1] or name in found:
-                continue
-            precision = PRECISIONS[self.precisions[len(found) % len(self.precisions)]]
-            found[name] = Specimen(
-                family=self.name,
-                name=f"{name}/{precision}",
-                precision=precision,
-                is_sweep=True,
-                draw=point.draw,
-                least_opset=self.least_opset
-                if precision == "fp32"
-                else max(self.least_opset, QUANTISED_OPSET),
-                has_convs=True,
-            )
+            if self.bounds[0] <= point.work <= self.bounds[1] and point.label not in found:
+                precision = PRECISIONS[self.precisions[len(found) % len(self.precisions)]]
+                found[point.label] = self._specimen(point, precision)
         return list(found.values())
+
+    def at(self, index: int, precision: str) -> Specimen:
+        """One point of the design, whatever the bounds."""
+        return self._specimen(self.propose(Design(self.name, index)), precision)
+
+    def _specimen(self, point: Point, precision: str) -> Specimen:
+        least = self.least_opset if precision == "fp32" else max(self.least_opset, QUANTISED_OPSET)
+        return Specimen(
+            family=self.name,
+            name=f"{self.name}/{point.label}/{precision}",
+            precision=precision,
+            is_sweep=True,
+            draw=point.draw,
+            least_opset=least,
+            has_convs=True,
+        )
 
 
 def label(**sizes: int | str | Sequence[int]) -> str:

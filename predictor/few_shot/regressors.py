@@ -18,7 +18,8 @@ Floats = NDArray[np.float64]
 class Regressors:
     """Of N architectures. `sources` (N, D): what the source devices would measure, each in units of its mean,
     less one. `linear` (N, k): counted work. `shape` (N, z) and `source_shape` (N, D): standardised, for
-    distances. `guess` (N,): a first guess of the relative latency, halfway from one to the sources' mean.
+    distances. `guess` (N,): a first guess of the relative latency, halfway from one to the sources' weighted
+    mean.
     """
 
     sources: Floats
@@ -31,15 +32,19 @@ class Regressors:
         return len(self.guess)
 
     @classmethod
-    def of(cls, log_relative: Floats, *, linear: Floats, shape: Floats) -> Regressors:
-        """From the source devices' log-latencies (N, D), each relative to its mean."""
+    def of(
+        cls, log_relative: Floats, *, linear: Floats, shape: Floats, weights: Floats | None = None
+    ) -> Regressors:
+        """From the source devices' log-latencies (N, D), each relative to its mean; `weights` (D,) of the
+        first guess, by default equal.
+        """
         relative = np.exp(log_relative)
         return cls(
             sources=relative - 1.0,
             linear=linear,
             shape=shape,
             source_shape=log_relative / np.sqrt(log_relative.shape[1]),
-            guess=0.5 + 0.5 * relative.mean(axis=1),
+            guess=0.5 + 0.5 * np.average(relative, axis=1, weights=weights),
         )
 
     @classmethod

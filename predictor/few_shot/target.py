@@ -29,23 +29,31 @@ class AdaptedGraphs:
     """A target that is known by the latencies of n graphs. Immutable."""
 
     config: WholeGraphConfig
+    weights: Floats
     support: Regressors
     posterior: head.Posterior
 
     @classmethod
     def of(
-        cls, total_ms: Floats, class_ms: Floats, latency_ms: Floats, config: WholeGraphConfig
+        cls,
+        total_ms: Floats,
+        class_ms: Floats,
+        latency_ms: Floats,
+        *,
+        weights: Floats,
+        config: WholeGraphConfig,
     ) -> AdaptedGraphs:
-        """From S sources' milliseconds of n graphs, (n, S) and by class (n, S, C), and the target's own
-        (n,).
+        """From S sources' milliseconds of n graphs, (n, S) and by class (n, S, C), and the target's own (n,).
+        `weights` (S,): how much each source should resemble the target, together one.
         """
-        relative = relative_graphs(total_ms, class_ms, config)
+        relative = relative_graphs(total_ms, class_ms, weights, config)
         ratios = latency_ms / relative.scale_ms
-        return cls(config, relative.regressors, posterior_of(relative.regressors, ratios, config.head))
+        posterior = posterior_of(relative.regressors, ratios, config.head)
+        return cls(config, weights, relative.regressors, posterior)
 
     def estimate(self, total_ms: Floats, class_ms: Floats) -> GraphEstimates:
         """Of N graphs, from the same sources' milliseconds (N, S) and (N, S, C)."""
-        relative = relative_graphs(total_ms, class_ms, self.config)
+        relative = relative_graphs(total_ms, class_ms, self.weights, self.config)
         cross = covariance(relative.regressors, self.support, self.config.head)
         ratio = self.posterior.median_ms(cross)
         own = prior_variance(relative.regressors, self.config.head)

@@ -1,7 +1,8 @@
 """Whole graphs for the few-shot head: latencies relative to what the sources would take.
 
-Whole models range over a factor of a thousand, so the head works on ratios: t(g) / m(g), with m(g) the
-geometric mean of the sources' milliseconds. A ratio is linear, as a latency is, in what each source says
+Whole models range over a factor of a thousand, so the head works on ratios: t(g) / m(g), with m(g) a
+weighted geometric mean of the sources' milliseconds, in which those count most that the target should
+resemble. A ratio is linear, as a latency is, in what each source says
 relative to m, as a whole and class by class: a new runtime may run convolutions as one source does and the
 rest as another.
 """
@@ -35,20 +36,24 @@ class WholeGraphConfig:
 
 @dataclass(frozen=True, slots=True)
 class RelativeGraphs:
-    """N graphs: `scale_ms` (N,) the sources' geometric mean m, `regressors` of ratios to it."""
+    """N graphs: `scale_ms` (N,) the weighted geometric mean m, `regressors` of ratios to it."""
 
     scale_ms: Floats
     regressors: Regressors
 
 
-def relative_graphs(total_ms: Floats, class_ms: Floats, config: WholeGraphConfig) -> RelativeGraphs:
-    """From S sources' milliseconds of N graphs: `total_ms` (N, S) and by class `class_ms` (N, S, C)."""
+def relative_graphs(
+    total_ms: Floats, class_ms: Floats, weights: Floats, config: WholeGraphConfig
+) -> RelativeGraphs:
+    """From S sources' milliseconds of N graphs: `total_ms` (N, S) and by class `class_ms` (N, S, C).
+    `weights` (S,), which sum to one.
+    """
     log_ms = np.log(total_ms)
-    log_scale = log_ms.mean(axis=1)
+    log_scale = log_ms @ weights
     scale = np.exp(log_scale)
-    shares = (class_ms / total_ms[:, :, None]).mean(axis=1)  # (N, C)
+    shares = weights @ (class_ms / total_ms[:, :, None])  # (N, C)
     relative = class_ms / scale[:, None, None]  # (N, S, C)
-    apart = relative - relative.mean(axis=1, keepdims=True)
+    apart = relative - (weights @ relative)[:, None, :]
     count, sources, _ = class_ms.shape
     linear = np.concatenate(
         [
@@ -58,5 +63,5 @@ def relative_graphs(total_ms: Floats, class_ms: Floats, config: WholeGraphConfig
         axis=1,
     )
     shape = np.concatenate([np.sqrt(shares), ((log_scale - _LOG_CENTRE) / _LOG_SPREAD)[:, None]], axis=1)
-    regressors = Regressors.of(log_ms - log_scale[:, None], linear=linear, shape=shape)
+    regressors = Regressors.of(log_ms - log_scale[:, None], linear=linear, shape=shape, weights=weights)
     return RelativeGraphs(scale, regressors)

@@ -21,10 +21,11 @@ from predictor.kernel_costs.table import (
     Neighbour,
     StackedTables,
 )
+from predictor.kernel_costs.weight_traffic import weight_traffic
 
 Floats = NDArray[np.float64]
 
-FEATURE_VERSION = 3  # raise it when the same graph gets other numbers: older checkpoints are then refused
+FEATURE_VERSION = 4  # raise it when the same graph gets other numbers: older checkpoints are then refused
 
 _LOGS = (
     Amount.MACS, Amount.WORK, Amount.SCALAR_CYCLES, Amount.BYTES_READ, Amount.BYTES_WRITTEN,
@@ -32,6 +33,7 @@ _LOGS = (
     Amount.WINDOW, Amount.STRIDE, Amount.MEMBERS,
 )  # fmt: skip
 _LANES = np.array([4.0, 16.0, 64.0])  # vectors and tiles that a row of outputs fills, or does not
+_NEAR_BYTES = 2e6  # a cache near the core, as most have it
 _COMPANY = 4
 FEATURE_COUNT = (
     len(_LOGS) + 5 + 2 * len(_LANES) + _COMPANY + len(Flag) + 2 * len(Neighbour)
@@ -60,7 +62,7 @@ def stacked_features(graph: ModelGraph, stacked: StackedTables) -> NDArray[np.fl
     amounts = table.amounts
     features = np.zeros((len(table), FEATURE_COUNT), dtype=np.float32)
     moved = amounts[:, Amount.BYTES_READ] + amounts[:, Amount.BYTES_WRITTEN]
-    _write_logs(features, amounts, moved)
+    _write_logs(features, table, moved)
     features[:, _LAST_LOG:_LAST_FILLED] = _filled(_widths(table))
     features[:, _LAST_FILLED:_FLAGS] = _company(graph, stacked, moved)
     features[:, _FLAGS:_BEFORE] = table.flags
@@ -73,19 +75,20 @@ def stacked_features(graph: ModelGraph, stacked: StackedTables) -> NDArray[np.fl
     return features
 
 
-def _write_logs(features: NDArray[np.float32], amounts: Floats, moved: Floats) -> None:
+def _write_logs(features: NDArray[np.float32], table: KernelTable, moved: Floats) -> None:
     """What is known of the kernel by its size. The fields derived here: arithmetic intensity; per launch the
-    working set, the multiply-accumulates and the weights beyond a cache; the weights of a product.
+    working set, the multiply-accumulates and the weights that come from memory; the weights of a product.
     """
+    amounts = table.amounts
     macs = amounts[:, Amount.MACS]
     launches = np.maximum(amounts[:, Amount.LAUNCHES], 1.0)
     counted = np.empty((len(amounts), _LAST_LOG))
-    counted[:, : len(_LOGS)] = amounts  # in the order of _LOGS
+    counted[:, : len(_LOGS)] = amounts[:, _LOGS]
     counted[:, len(_LOGS)] = 0.0
     derived = counted[:, len(_LOGS) + 1 :]
     derived[:, 0] = moved / launches
     derived[:, 1] = macs / launches
-    derived[:, 2] = np.maximum(amounts[:, Amount.WEIGHT_BYTES] / launches - 2e6, 0.0)
+    derived[:, 2] = weight_traffic(table, _NEAR_BYTES)[1] / launches
     derived[:, 3] = amounts[:, Amount.INNER] * amounts[:, Amount.COLUMNS]
     features[:, :_LAST_LOG] = np.log1p(counted) / 8.0
     features[:, len(_LOGS)] = np.log((macs + 1.0) / (moved + 1.0)) / 4.0
@@ -116,7 +119,7 @@ def _company(graph: ModelGraph, stacked: StackedTables, moved: Floats) -> Floats
     batch = max((tensor.shape[0] for tensor in graph.inputs if tensor.shape), default=1)
     starts = (0, *stacked.ends[:-1])
     rows = np.empty((len(starts), _COMPANY))
-    rows[:, 0] = np.add.reduceat(amounts[:, Amount.WEIGHT_BYTES], starts)
+    rows[:, 0] = amounts[starts, Amount.GRAPH_WEIGHT_BYTES]
     rows[:, 1] = np.add.reduceat(amounts[:, Amount.BYTES_WRITTEN], starts)
     rows[:, 2] = np.maximum.reduceat(moved, starts)
     rows[:, 3] = batch

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predictor.kernel_costs.table import CLASSES, PRECISIONS, Amount, Flag, KernelTable
+from predictor.kernel_costs.weight_traffic import weight_traffic
 from predictor.roofline import EFFICIENCY, KernelClass, Machine
 
 Floats = NDArray[np.float64]
@@ -53,7 +54,7 @@ def nominal_times(table: KernelTable, machine: Machine, *, has_generic_paths: bo
     arithmetic = _arithmetic_s(table, machine, has_generic_paths)
     arithmetic += amounts[:, Amount.WORK] / machine.work_per_s
     arithmetic += amounts[:, Amount.SCALAR_CYCLES] / machine.cycles_per_s
-    memory = _memory_s(amounts, machine)
+    memory = _memory_s(table, machine)
     own = np.where(is_idle, 0.0, np.maximum(arithmetic, memory) + _conversion_s(table, machine))
     launch = np.where(is_idle, machine.view_s, machine.launch_s) * launches
     launch = np.where(is_call, machine.call_s, launch)
@@ -69,7 +70,8 @@ def _arithmetic_s(table: KernelTable, machine: Machine, has_generic_paths: bool)
     rate = np.where(table.precisions == PRECISIONS.index("float64"), 0.5 * rate, rate)
     rate = np.where(table.flags[:, Flag.INTEGER_CONV] > 0, rate * _CONV_INTEGER, rate)
     is_depthwise = table.classes == CLASSES.index(KernelClass.DEPTHWISE)
-    filters = np.where(is_depthwise, columns * amounts[:, Amount.GROUPS], columns)
+    one_each = table.flags[:, Flag.DEPTHWISE] > 0  # in any precision
+    filters = np.where(one_each, columns * amounts[:, Amount.GROUPS], columns)
     is_generic = (filters % machine.lanes != 0) | (table.flags[:, Flag.REPLACEABLE_WEIGHTS] > 0)
     is_generic &= has_generic_paths
     slow = np.where(is_generic, np.minimum(rate, machine.cycles_per_s), rate)
@@ -94,16 +96,28 @@ def _use_of_lanes(amounts: Floats, is_conv: NDArray[np.bool_], lanes: int) -> Fl
     return used
 
 
-def _memory_s(amounts: Floats, machine: Machine) -> Floats:
-    """What fits the cache comes from there; the rest streams from memory. Per launch: a loop reads the same
-    bytes again.
+def _memory_s(table: KernelTable, machine: Machine) -> Floats:
+    """What the cache near the core holds comes from there, what else the shared one holds from there, and the
+    rest streams from memory.
     """
-    launches = np.maximum(amounts[:, Amount.LAUNCHES], 1.0)
-    per_launch = (amounts[:, Amount.BYTES_READ] + amounts[:, Amount.BYTES_WRITTEN]) / launches
-    near = np.minimum(per_launch, machine.cache_bytes)
-    once = near / machine.cache_bytes_per_s + (per_launch - near) / machine.memory_bytes_per_s
-    timed: Floats = once * launches
+    near, moved = _held(table, machine.cache_bytes)
+    within, _ = _held(table, machine.shared_cache_bytes)
+    timed: Floats = near / machine.cache_bytes_per_s
+    timed += (within - near) / machine.shared_cache_bytes_per_s
+    timed += (moved - within) / machine.memory_bytes_per_s
     return timed
+
+
+def _held(table: KernelTable, cache_bytes: float) -> tuple[Floats, Floats]:
+    """Bytes that K kernels find in a cache of this size, and all that they move, each (K,). Activations are
+    there as far as they fit, per launch: a loop reads the same bytes again.
+    """
+    amounts = table.amounts
+    launches = np.maximum(amounts[:, Amount.LAUNCHES], 1.0)
+    moved = amounts[:, Amount.BYTES_READ] + amounts[:, Amount.BYTES_WRITTEN]
+    per_launch = np.maximum(moved - amounts[:, Amount.WEIGHT_BYTES], 0.0) / launches
+    kept, streamed = weight_traffic(table, cache_bytes)
+    return np.minimum(per_launch, cache_bytes) * launches + kept, per_launch * launches + kept + streamed
 
 
 def _conversion_s(table: KernelTable, machine: Machine) -> Floats:

@@ -31,6 +31,7 @@ class Amount(IntEnum):
     WINDOW = 11  # elements of a filter or pooling window
     STRIDE = 12  # product over the axes
     MEMBERS = 13
+    GRAPH_WEIGHT_BYTES = 14  # of one launch of each kernel of the graph: what the caches are asked to hold
 
 
 class Flag(IntEnum):
@@ -132,6 +133,7 @@ class Rows:
             _product(attributes["kernel_shape"]) if "kernel_shape" in attributes else 1.0,
             _product(attributes["strides"]) if "strides" in attributes else 1.0,
             len(kernel.members),
+            0.0,  # the graph's weights, known when all kernels are
             is_depthwise,
             kernel.has_replaceable_weights,
             *(_NOTHING_WITHIN if lone else _within(kernel)),

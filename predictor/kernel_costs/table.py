@@ -42,7 +42,6 @@ __all__ = [
     "CLASSES",
     "KIND_NAMES",
     "PRECISIONS",
-    "TABLE_VERSION",
     "Amount",
     "Flag",
     "KernelTable",
@@ -59,8 +58,6 @@ __all__ = [
 ]
 
 Floats = NDArray[np.float64]
-
-TABLE_VERSION = 1  # raise it when the same graph gets other arrays
 
 
 class View(IntEnum):
@@ -185,6 +182,7 @@ def _stacked(connections: Connections, ways: Sequence[Sequence[Kernel]]) -> Stac
     values = np.fromiter(rows.values, np.float64, len(rows.values)).reshape(-1, ROW_WIDTH)
     values[CALL_PLACE, : len(Amount)] = _call_amounts(connections.graph)
     values = values[places]
+    _write_graph_weights(values, ends)
     told = values[:, len(Amount) + len(Flag) :].astype(np.int64)
     before, behind = _neighbours(connections, ways, [rows.neighbours[place] for place in places])
     names = rows.names
@@ -199,6 +197,14 @@ def _stacked(connections: Connections, ways: Sequence[Sequence[Kernel]]) -> Stac
         names=tuple([names[place] for place in places]),
     )
     return StackedTables(table, tuple(ends))
+
+
+def _write_graph_weights(values: Floats, ends: Sequence[int]) -> None:
+    """In each view the weights of all its kernels."""
+    per_launch = values[:, Amount.WEIGHT_BYTES] / np.maximum(values[:, Amount.LAUNCHES], 1.0)
+    starts = (0, *ends[:-1])
+    lengths = [end - start for start, end in zip(starts, ends, strict=True)]
+    values[:, Amount.GRAPH_WEIGHT_BYTES] = np.repeat(np.add.reduceat(per_launch, starts), lengths)
 
 
 def _neighbours(
@@ -243,4 +249,4 @@ def _call_amounts(graph: ModelGraph) -> tuple[float, ...]:
     given = sum(tensor.size_bytes for tensor in graph.inputs)
     returned = sum(tensor.size_bytes for tensor in graph.outputs)
     members = len(graph.inputs) + len(graph.outputs)
-    return (0.0, 0.0, 0.0, given, returned, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, members)
+    return (0.0, 0.0, 0.0, given, returned, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, members, 0.0)

@@ -11,11 +11,11 @@ class TrainingConfig:
 
     hidden: int = 96
     members: int = 3
-    steps: int = 1200
-    batch: int = 160  # graphs a step
+    steps: int = 3000
+    batch: int = 64  # graphs a step
     learning_rate: float = 3e-3
-    decay: float = 2.0
-    own_decay: float = 6.0
+    decay: float = 0.3
+    own_decay: float = 1.0
     huber: float = 0.1  # of a log-latency: beyond, errors count linearly
     layers: float = 0.3  # what a graph's timed kernels together count, relative to the graph
     seed: int = 0

@@ -7,13 +7,16 @@ from predictor.kinds import Family
 from predictor.roofline import EFFICIENCY, KernelClass, Machine, class_of
 
 _SHORT_FLOATS = ("float16", "bfloat16")
+_BYTES = {
+    "float16": 2.0, "bfloat16": 2.0, "int8": 1.0, "uint8": 1.0, "int4": 0.5, "uint4": 0.5, "float64": 8.0,
+}  # fmt: skip
 _CONV_INTEGER = 0.35
 _UNROLL_CYCLES = 0.75
 
 
-def times_ms(kernel: Kernel, machine: Machine) -> dict[KernelClass, float]:
+def times_ms(kernel: Kernel, machine: Machine, graph_weight_bytes: float) -> dict[KernelClass, float]:
     """Nominal milliseconds by class: the kernel's own, its launch, and conversions that the precision
-    forces.
+    forces. `graph_weight_bytes`: of one launch of each kernel beside it.
     """
     kind = class_of(kernel)
     is_idle = kernel.family in (Family.VIEW, Family.CONTROL)
@@ -23,7 +26,7 @@ def times_ms(kernel: Kernel, machine: Machine) -> dict[KernelClass, float]:
         return times
     arithmetic_s = _arithmetic_s(kernel, kind, machine)
     arithmetic_s += kernel.work / machine.work_per_s + kernel.scalar_cycles / machine.cycles_per_s
-    times[kind] = 1e3 * max(arithmetic_s, _memory_s(kernel, machine))
+    times[kind] = 1e3 * max(arithmetic_s, _memory_s(kernel, machine, graph_weight_bytes))
     if kernel.precision in _SHORT_FLOATS and not machine.has_short_floats:
         elements = (kernel.bytes_moved - kernel.weight_bytes) / 2
         converted_s = 2.0 * elements / machine.work_per_s
@@ -70,11 +73,35 @@ def _use_of_lanes(kernel: Kernel, lanes: int) -> float:
     return filled * kernel.inner / (kernel.inner + 16.0)
 
 
-def _memory_s(kernel: Kernel, machine: Machine) -> float:
-    """What fits the cache comes from there; the rest streams from memory. Per launch: a loop reads the
-    same bytes again.
-    """
-    per_launch = kernel.bytes_moved / max(kernel.launches, 1)
-    near = min(per_launch, machine.cache_bytes)
-    once = near / machine.cache_bytes_per_s + (per_launch - near) / machine.memory_bytes_per_s
-    return once * kernel.launches
+def _memory_s(kernel: Kernel, machine: Machine, graph_weight_bytes: float) -> float:
+    """Level by level: what a level holds comes from there, unless a nearer one holds it too."""
+    levels = (
+        (machine.cache_bytes, machine.cache_bytes_per_s),
+        (machine.shared_cache_bytes, machine.shared_cache_bytes_per_s),
+        (float("inf"), machine.memory_bytes_per_s),
+    )
+    total_s, held = 0.0, 0.0
+    for size, rate in levels:
+        within = _held(kernel, size, graph_weight_bytes)
+        total_s += (within - held) / rate
+        held = within
+    return total_s
+
+
+def _held(kernel: Kernel, size: float, graph_weight_bytes: float) -> float:
+    """Bytes that the kernel moves and that a level of this size has at hand."""
+    launches = max(kernel.launches, 1)
+    moved = max(kernel.bytes_moved - kernel.weight_bytes, 0.0) / launches
+    held = min(moved, size) * launches + kernel.weight_bytes * _kept(graph_weight_bytes, size)
+    if kernel.family is Family.RECURRENT:
+        width = _BYTES.get(kernel.precision, 4.0)
+        steps = kernel.macs / max(kernel.weight_bytes / width * max(kernel.rows, 1), 1.0)
+        of_state = kernel.columns / (kernel.inner + kernel.columns)
+        state = 3.5 * kernel.columns**2 * width
+        held += of_state * kernel.weight_bytes * max(steps - 1.0, 0.0) * _kept(state, size)
+    return held
+
+
+def _kept(bytes_in_turn: float, size: float) -> float:
+    """Read in turn, again and again: of what is twice the size, nothing is left when it is wanted."""
+    return min(max(2.0 - bytes_in_turn / size, 0.0), 1.0)

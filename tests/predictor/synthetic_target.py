@@ -26,6 +26,7 @@ from predictor.kernel_costs.table import View, table_of
 from predictor.meta_checkpoint import MetaCheckpoint, MetaFacts, Source
 from predictor.onnx_reader import read_graph
 from predictor.reference_set import reference_models
+from predictor.resemblance import source_weights
 
 HARDWARE = Hardware(
     cpu_model="synthetic",
@@ -173,6 +174,7 @@ def _relative(described: Sequence[Described]) -> RelativeGraphs:
     return relative_graphs(
         np.stack([one.total_ms for one in described]),
         np.stack([one.class_ms for one in described]),
+        source_weights(RUNTIME, SOURCES),
         synthetic_meta().config,
     )
 

@@ -197,7 +197,7 @@ def records(uninterrupted: tuple[Record, ...]) -> list[Record]:
                 update={"measurement": record.measurement.model_copy(update={"verdict": verdict})}
             )
         found.append(record)
-    at = next(i for i, one in enumerate(found) if one.place.name == "encoder" and one.place.passed == 1)
+    at = next(i for i, one in enumerate(found) if one.place.name == "light-convs" and one.place.passed == 1)
     spoilt = found[at].measurement
     assert spoilt is not None
     verdict = Verdict(is_valid=False, reasons=("noisy",))
@@ -261,12 +261,14 @@ def test_rows_become_models_with_the_mean_of_their_latencies(records: list[Recor
     assert [view.sources.tolist() for view in examples.views] == [[0, 1]]
     assert set(examples.views[0].graphs) == {0, 1, 2, 3}
     changed = [
-        dataclasses.replace(row, graph_digest="0" * 64) if row.name == "encoder" else row for row in rows
+        dataclasses.replace(row, graph_digest="0" * 64) if row.name == "light-convs" else row for row in rows
     ]
-    unknown = [dataclasses.replace(row, name="nobody/builds-this") for row in rows if row.name == "encoder"]
+    unknown = [
+        dataclasses.replace(row, name="nobody/builds-this") for row in rows if row.name == "light-convs"
+    ]
     kept = measured_models([*changed, *unknown])
     assert [model.name for model in kept.models] == [
-        model.name for model in data.models if model.name != "encoder"
+        model.name for model in data.models if model.name != "light-convs"
     ]
 
 

@@ -15,6 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 from devices.inputs import make_tensors
+from predictor import reference_set
 from predictor.families.registry import FAMILY_VERSION, Specimen, specimens
 from predictor.onnx_reader import read_graph, read_inputs
 from predictor.reference_set import reference_models
@@ -38,6 +39,10 @@ PINNED = {
     "encoder/w64-d2-s16-b1/int8-dynamic": "b7e89606df16",
     "decode/w128-d4-s64-b1-silu1/w4": "0c8a2f9ccd1b",
     "states/w128-d4-s64-b1-32/w4": "f4112b1b37ba",
+    "medley-images/c4-s37-n8-b1/fp32": "5155f499db8e",
+    "medley-rows/m81-k48-n8-b4/fp32": "b5c63d6c1ec4",
+    "medley-steps/m1-k96-n9-b1/fp32": "a68c89aceb78",
+    "medley-streams/dense-m1-n2-w2728/fp32": "a7147bec2b2e",
 }
 
 
@@ -69,7 +74,8 @@ def test_there_are_as_many_and_as_varied_models_as_a_predictor_needs() -> None:
     whole = [specimen for specimen in specimens() if not specimen.is_sweep]
     families = Counter(specimen.family for specimen in whole)
     assert len(whole) >= 450
-    assert len(specimens()) - len(whole) >= 350
+    assert sum(specimen.family.startswith("sweep-") for specimen in specimens()) >= 350
+    assert sum(specimen.family.startswith("medley-") for specimen in specimens()) >= 900
     assert len(families) >= 20
     assert all(15 <= count <= 40 for count in families.values()), families
     assert sum(specimen.precision != "fp32" for specimen in whole) >= len(whole) / 4
@@ -78,6 +84,9 @@ def test_there_are_as_many_and_as_varied_models_as_a_predictor_needs() -> None:
 def test_names_are_unique_and_none_is_of_the_reference_set() -> None:
     assert len(NAMED) == len(specimens())
     assert not NAMED.keys() & {model.name for model in reference_models()}
+    drawn = {name.rsplit("/", 1)[0].removeprefix("medley-") for name in NAMED}  # a medley is drawn by this
+    stems = [each.design.at(each.index, each.precision).name for each in reference_set.CHOICES]
+    assert not drawn & {name.rsplit("/", 1)[0].removeprefix("reference-") for name in stems}
     assert all(specimen.name.startswith(f"{specimen.family}/") for specimen in specimens())
     assert all(specimen.name.endswith(f"/{specimen.precision}") for specimen in specimens())
 

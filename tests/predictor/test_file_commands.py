@@ -77,11 +77,11 @@ def test_the_reference_set_is_written_with_a_manifest(
     shapes = {subject.name: subject.input_shapes for subject in subjects_in(references)}
     assert shapes == {f"{model.name}.onnx": model.input_shapes for model in reference_models()}
     assert run(capsys, "reference-set", "--out", references)[0] == 0  # again is no harm
-    (references / "encoder.onnx").write_bytes(b"somebody's own")
+    (references / "mixed-rows.onnx").write_bytes(b"somebody's own")
     status, _, said = run(capsys, "reference-set", "--out", references)
     assert status == 1
-    assert "encoder.onnx is another file; give --out a new folder" in said
-    assert (references / "encoder.onnx").read_bytes() == b"somebody's own"
+    assert "mixed-rows.onnx is another file; give --out a new folder" in said
+    assert (references / "mixed-rows.onnx").read_bytes() == b"somebody's own"
 
 
 def test_files_give_the_same_predictor_as_values(
@@ -89,8 +89,8 @@ def test_files_give_the_same_predictor_as_values(
 ) -> None:
     """By path, name and digest; the last target of the file and one of a pool file are sources."""
     lines = [line | STATED for line in measured()]
-    lines[0]["model"] = "new/references/residual-convs.onnx"
-    lines[1]["model"] = sha256_of((references / "inverted-residuals.onnx").read_bytes())
+    lines[0]["model"] = "new/references/mixed-convs.onnx"
+    lines[1]["model"] = sha256_of((references / "dense-convs.onnx").read_bytes())
     file = file_of(tmp_path, *lines, *[line | STATED for line in measured("b/e/cpu/t1", 4)])
     pool = file_of(tmp_path, *[line | STATED for line in measured("c/e/cpu/t1", 5)], name="pool.jsonl")
     checkpoint = tmp_path / "checkpoint.safetensors"
@@ -232,7 +232,7 @@ def test_sizes_come_from_the_command_or_a_manifest(
 def test_layers_explain_the_total(
     checkpoint: Path, references: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["predict", "--checkpoint", checkpoint, references / "encoder.onnx", "--layers"]
+    arguments = ["predict", "--checkpoint", checkpoint, references / "mixed-rows.onnx", "--layers"]
     status, out, _ = run(capsys, *arguments, "--json")
     assert status == 0
     row = json.loads(out)["models"][0]
@@ -240,7 +240,7 @@ def test_layers_explain_the_total(
     assert sum(layer["ms"] for layer in layers) == pytest.approx(row["prediction"]["median_ms"])
     assert all(layer["ms"] >= 0 for layer in layers)
     assert {"MatMul", "Softmax", "call"} <= {layer["kind"] for layer in layers}
-    assert ["matmul_8", "add_11"] in [layer["operators"] for layer in layers]  # its bias in one kernel
+    assert ["matmul_3225", "add_3227"] in [layer["operators"] for layer in layers]  # its bias in one kernel
     status, out, _ = run(capsys, *arguments)
     assert status == 0
     assert len(out.splitlines()) == 4 + len(layers)
@@ -252,7 +252,7 @@ def test_what_cannot_be_done_is_said_before_anything_is_written(
 ) -> None:
     out = tmp_path / "out.safetensors"
     two = file_of(tmp_path, *measured(), *measured("b/e"), name="two.jsonl")
-    bad = file_of(tmp_path, {"model": "encoder"}, name="bad.jsonl")
+    bad = file_of(tmp_path, {"model": "mixed-rows"}, name="bad.jsonl")
     listed = file_of(tmp_path, name="list.json")
     listed.write_text("[1]")
     adapting = ["adapt", "--out", out, "--measurements"]

@@ -23,8 +23,8 @@ from tests.predictor.onnx_graphs import five_nodes
 from tests.predictor.synthetic_target import HARDWARE, RUNTIME
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "predicting.md"
-GOOD = {"model": "encoder", "target": "phone/tflite-2.20/gpu", "median_ms": 4.5}
-ENCODER = next(model for model in reference_models() if model.name == "encoder")
+GOOD = {"model": "mixed-rows", "target": "phone/tflite-2.20/gpu", "median_ms": 4.5}
+ROWS = next(model for model in reference_models() if model.name == "mixed-rows")
 
 
 def file_of(folder: Path, *lines: object) -> Path:
@@ -39,9 +39,9 @@ def test_raw_samples_say_what_their_median_and_its_error_say(tmp_path: Path) -> 
     error_ms = standard_error_of_median([samples]) * 1e-6
     file = file_of(
         tmp_path,
-        {"model": "encoder", "target": "t", "samples_ns": samples},
-        {"model": "encoder", "target": "t", "median_ms": 1.01, "standard_error_ms": error_ms},
-        {"model": "encoder", "target": "t", "median_ms": 2.02, "samples_ns": samples},
+        {"model": "mixed-rows", "target": "t", "samples_ns": samples},
+        {"model": "mixed-rows", "target": "t", "median_ms": 1.01, "standard_error_ms": error_ms},
+        {"model": "mixed-rows", "target": "t", "median_ms": 2.02, "samples_ns": samples},
     )
     raw, reduced, rescaled = (entry.line.latency_ms() for entry in read_lines(file))
     assert raw == pytest.approx((median(samples) * 1e-6, error_ms))
@@ -51,16 +51,16 @@ def test_raw_samples_say_what_their_median_and_its_error_say(tmp_path: Path) -> 
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     line = line_of(
-        model_sha256=sha256_of(ENCODER.model),
+        model_sha256=sha256_of(ROWS.model),
         graph_digest="ab" * 32,
-        input_shapes=ENCODER.input_shapes,
+        input_shapes=ROWS.input_shapes,
         target_key="synthetic/onnxruntime-1.32/cpu/t1",
         runtime=RUNTIME,
         hardware=HARDWARE,
         median_ms=4.25,
         standard_error_ms=0.125,
         samples_ns=(4_250_000, 4_250_001),
-        name="encoder, again",
+        name="rows, again",
     )
     write_lines(tmp_path / "out.jsonl", [line, line])
     entries = read_lines(tmp_path / "out.jsonl")
@@ -68,7 +68,7 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert text_of(line).count("\n") == 1
     target = measured_targets(entries, ModelLibrary())["synthetic/onnxruntime-1.32/cpu/t1"]
     assert (target.facts.runtime, target.facts.hardware) == (RUNTIME, HARDWARE)
-    assert [(one.name, one.median_ms) for one in target.observations] == [("encoder, again", 4.25)] * 2
+    assert [(one.name, one.median_ms) for one in target.observations] == [("rows, again", 4.25)] * 2
 
 
 def test_the_documented_lines_are_lines_and_every_field_is_documented(tmp_path: Path) -> None:
@@ -94,8 +94,8 @@ def test_editors_may_mark_space_and_end_lines_their_way(tmp_path: Path) -> None:
         ("\\xff", "one JSON object"),
         ({**GOOD, "model": ""}, "model is .*give a path, a SHA-256"),
         ({"target": "t", "median_ms": 1}, "model is missing; give a path"),
-        ({"model": "encoder", "median_ms": 1}, "target is missing; give a key"),
-        ({"model": "encoder", "target": "t"}, "neither samples_ns nor median_ms is there; give one"),
+        ({"model": "mixed-rows", "median_ms": 1}, "target is missing; give a key"),
+        ({"model": "mixed-rows", "target": "t"}, "neither samples_ns nor median_ms is there; give one"),
         ({**GOOD, "median_ms": -1}, "median_ms is -1: .*greater than 0; give milliseconds above 0"),
         ({**GOOD, "median_ms": "4.5"}, 'median_ms is "4.5": .*valid number'),
         ({**GOOD, "median_ms": float("inf")}, "median_ms is inf: .*finite"),
@@ -126,7 +126,7 @@ def test_a_malformed_line_is_named_with_field_value_and_remedy(
         ({**GOOD, "model": "nowhere.onnx"}, "'nowhere.onnx': no such file in .*--models"),
         ({**GOOD, "model": "0" * 64}, "no file has this SHA-256.*--models"),
         ({**GOOD, "model": "broken.onnx"}, "'broken.onnx': .*not an ONNX file"),
-        ({**GOOD, "input_shapes": {"embedded": [1, 2, 3]}}, "'encoder': .*fixed at 96"),
+        ({**GOOD, "input_shapes": {"rows": [1, 2, 3]}}, "'mixed-rows': .*fixed at 32"),
         ({**GOOD, "target": "u/e", "runtime": {"threads": 0}}, r"runtime\.threads is 0: .*fields of a runt"),
         ({**GOOD, "target": "u/e", "runtime": {"thread": 2}}, r"runtime\.thread is no field.*threads"),
         ({**GOOD, "target": "u/e", "hardware": {"isa_flags": "avx"}}, r'hardware\.isa_flags is "avx"'),
@@ -181,11 +181,12 @@ def test_a_model_is_found_by_path_bytes_graph_and_name(tmp_path: Path) -> None:
 
 def test_reference_models_are_known_without_files(tmp_path: Path) -> None:
     library = ModelLibrary()
-    graph = library.find("encoder", {}, beside=tmp_path).graph
-    for called in ("encoder.onnx", "/elsewhere/encoder.onnx", sha256_of(ENCODER.model).upper(), graph.digest):
+    graph = library.find("mixed-rows", {}, beside=tmp_path).graph
+    digests = (sha256_of(ROWS.model).upper(), graph.digest)
+    for called in ("mixed-rows.onnx", "/elsewhere/mixed-rows.onnx", *digests):
         assert library.find(called, {}, beside=tmp_path).graph is graph
-    (tmp_path / "encoder.onnx").write_bytes(five_nodes().SerializeToString())
-    own = library.find("encoder.onnx", {}, beside=tmp_path)
+    (tmp_path / "mixed-rows.onnx").write_bytes(five_nodes().SerializeToString())
+    own = library.find("mixed-rows.onnx", {}, beside=tmp_path)
     assert own.graph.digest != graph.digest  # a file that is there stands before a name
 
 

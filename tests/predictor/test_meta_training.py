@@ -149,7 +149,7 @@ def test_timed_layers_say_which_kernel_takes_the_time(data: MeasuredModels) -> N
         told = replace(whole, models=tuple(known), latency_ms=100.0 * whole.latency_ms)
         for model in told.models:
             model.timed[View.FUSED, 0][:] *= 100.0  # profiles tell nothing of microseconds
-        network = train(examples_of(told), replace(QUICK, members=1, steps=200))
+        network = train(examples_of(told), replace(QUICK, members=1, steps=400))
         pricer = Pricer.of(network, [whole.targets[0].runtime])
         priced = pricer.price(
             pricer.encode(read_graph(products(16).SerializeToString(), {})), SOURCES[0], HARDWARE

@@ -17,16 +17,16 @@ from predictor.roofline import KernelClass, machine_of
 
 # Another hash is another set: measurements of the old one no longer mean the same.
 GOLDEN = {
-    "residual-convs": "86eba2d5db89be97d08070c5dd51952a91a9d7dac95412cd978e6eded3477f5d",
-    "inverted-residuals": "b48400b7c04e769b88c846ddbe8ba6e1921531c907bf6ac64b919edff3959b86",
-    "deep-and-narrow": "bd66a739352e49e4253000b85404c775a591b53ec35416d1ae48ec481f9bb493",
-    "encoder": "4a96440d65a520dd475af30354f58515523c9b86076a543475fa85119066156e",
-    "decoder-step": "2e0b2e7c861832ca7f3a7588e7ae11e78ea733b7987cb206631cac00ba7a34d1",
-    "recurrent": "c4639760a62def374613403902cada5d5a3fda2779b5f2ac739a6ce1c48fc538",
-    "quantised-convs": "e3a4345b56c5b1259ccc8ec555c28482e3b52c0d757c55bf1b437ff8a38afaa3",
-    "upscaler": "0c807fbcc6cf44daad97b80158b5000526848469f4d0ccd64a658ea3e7b31641",
-    "pyramid": "46cc903a90ad735f72b6b35c0494641f3d91ea4f10fef0ecfa116affe7b0a367",
-    "small-mlp": "8b9e2f2668e73b14a1362375a93ec68fbea6b817de4bf74cb48b4d0bc426cc4e",
+    "mixed-convs": "5aeb217c88ff572a261e97e45e8fbb45cdd87a9a1fa3616c53c7217f4a660caa",
+    "dense-convs": "36c2f21286e3c3a58292ded6dd8df4323b6bccf3964b895131b2bd101d6ea464",
+    "light-convs": "711b1e1970ed786ab9f9453965d88d75db6320495cd8f29aaebc81f1736eca3e",
+    "small-image": "8de34e10e5dd7803ccd9229d3e4cac0c61f0c05a567c5aba782ba7959e713f8a",
+    "mixed-rows": "9c497996ca8810cb5d88396549ae0f405202f8b4276895cd5d9af8852b3bac38",
+    "sequence-step": "ba3ee05990f50e1562c9f471b9a310a96c33cd3b6374eafeb664667139b622c1",
+    "recurrent-frames": "d74f4689c5ae73f34fcee74d2fe9ad0d507dad9a5e931a84372dad0f917e4cdc",
+    "quantised-convs": "4e28445d3be7f548c5030db4b5804229cace6e9a7cecc23099df2f10c5744db0",
+    "dynamic-rows": "b5953b0f898a343d03a7e4588d27ee1db46c981678b8d952fc4cf247d73ed3a8",
+    "four-bit-step": "2429e11b5451c8ea2e1e20f7e2469eb0d27861140aebbfaf840c2e682c06b385",
 }
 
 
@@ -39,7 +39,7 @@ def test_ten_small_models_each_with_a_reason() -> None:
     models = reference_models()
     assert len(models) == len({model.name for model in models}) == len(GOLDEN) == 10
     assert all(model.why for model in models)
-    assert sum(len(model.model) for model in models) < 3 << 20
+    assert sum(len(model.model) for model in models) < 32 << 20
     for model in models:
         onnx.checker.check_model(onnx.load_model_from_string(model.model))
 
@@ -58,10 +58,10 @@ def test_together_they_tell_the_classes_apart() -> None:
         np.add.at(times[number], table.classes, nominal.own)
         times[number, CLASSES.index(KernelClass.LAUNCH)] += nominal.launch[:-1].sum()
         times[number, CLASSES.index(KernelClass.CALL)] += nominal.launch[-1]
-    assert np.all((times.sum(axis=1) > 0.15) & (times.sum(axis=1) < 60))
+    assert np.all((times.sum(axis=1) > 0.1) & (times.sum(axis=1) < 60))
     shares = times / times.sum(axis=1, keepdims=True)
     largest = dict(zip(CLASSES, shares.max(axis=0), strict=True))
-    # no model of the set is short enough to show what a call costs: that factor stays the prior's
-    beyond_standard = {KernelClass.LOW_BIT, KernelClass.CONVERT, KernelClass.CALL}
-    assert {kind for kind, share in largest.items() if share < 0.09} <= beyond_standard
+    # of what takes little everywhere, and of the call, the factors stay the prior's
+    left_to_the_prior = {KernelClass.MOVE, KernelClass.CONVERT, KernelClass.CALL}
+    assert {kind for kind, share in largest.items() if share < 0.09} <= left_to_the_prior
     assert np.linalg.matrix_rank(shares, tol=0.05) >= 8

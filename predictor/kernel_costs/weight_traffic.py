@@ -1,0 +1,54 @@
+"""Where a kernel's weights come from: the cache near the core, or the memory behind it.
+
+Weights are read once in an inference, in the same order every time. So it is the weights of the whole graph
+that must fit the cache, not those of the kernel: of a set that is read in turn and does not fit, the part
+that comes next is always the part that was evicted. A recurrent kernel reads the weights of its state anew
+at every step, and for those only their own size matters.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from predictor.kernel_costs.rows import CLASSES, PRECISIONS, Amount
+from predictor.kernel_costs.table import KernelTable
+from predictor.roofline import KernelClass
+
+Floats = NDArray[np.float64]
+
+_BYTES_BY_PRECISION = {"float16": 2.0, "int8": 1.0, "low_bit": 0.5, "float64": 8.0}
+_BYTES = np.array([_BYTES_BY_PRECISION.get(name, 4.0) for name in PRECISIONS])
+_GATES = 3.5  # GRU has three, LSTM four
+
+
+def weight_traffic(table: KernelTable, cache_bytes: float) -> tuple[Floats, Floats]:
+    """Bytes of weights that K kernels find in a cache of this size, and that they do not, each (K,), all
+    launches together.
+    """
+    amounts = table.amounts
+    weights = amounts[:, Amount.WEIGHT_BYTES]
+    inner, columns = amounts[:, Amount.INNER], amounts[:, Amount.COLUMNS]
+    again = weights * columns / np.maximum(inner + columns, 1.0) * _later_steps(table)
+    state = _GATES * columns**2 * _BYTES[table.precisions]
+    kept = weights * _kept(amounts[:, Amount.GRAPH_WEIGHT_BYTES], cache_bytes)
+    kept += again * _kept(state, cache_bytes)
+    return kept, weights + again - kept
+
+
+def _later_steps(table: KernelTable) -> Floats:
+    """Steps of recurrent kernels behind the first one, (K,)."""
+    steps = np.zeros(len(table))
+    places = np.flatnonzero(table.classes == CLASSES.index(KernelClass.RECURRENT))
+    if len(places):
+        amounts = table.amounts[places]
+        numbers = amounts[:, Amount.WEIGHT_BYTES] / _BYTES[table.precisions[places]]
+        products = numbers * np.maximum(amounts[:, Amount.ROWS], 1.0)
+        steps[places] = np.maximum(amounts[:, Amount.MACS] / np.maximum(products, 1.0) - 1.0, 0.0)
+    return steps
+
+
+def _kept(bytes_in_turn: Floats, cache_bytes: float) -> Floats:
+    """Share of what is read in turn that a cache still has."""
+    share: Floats = np.clip(2.0 - bytes_in_turn / cache_bytes, 0.0, 1.0)
+    return share

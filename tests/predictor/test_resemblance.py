@@ -1,0 +1,53 @@
+"""Before anything is measured, a new target is expected to run as its engine does elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from devices.target import Runtime
+from predictor.adapt import adapt
+from predictor.predict import Predictor
+from predictor.resemblance import source_weights
+from tests.predictor.synthetic_target import (
+    RUNTIME,
+    SOURCES,
+    SyntheticTarget,
+    facts,
+    reference_described,
+    synthetic_meta,
+)
+
+PHONE = RUNTIME.model_copy(update={"threads": 4})
+STRANGER = Runtime(engine="abacus", version="1", provider="beads", threads=1)
+
+
+def test_the_same_engine_in_the_same_way_counts_most_then_the_same_engine() -> None:
+    weights = source_weights(PHONE, SOURCES)
+    assert weights.sum() == pytest.approx(1.0)
+    same_way, same_engine, *others, nominal = weights
+    assert same_way > same_engine > nominal > max(others) == min(others) > 0
+
+
+def test_of_an_engine_that_nobody_knows_every_source_says_as_much() -> None:
+    weights = source_weights(STRANGER, SOURCES, [PHONE])
+    assert len(weights) == len(SOURCES) + 2
+    assert len({*weights[: len(SOURCES)], weights[-1]}) == 1
+
+
+def test_a_pooled_target_of_the_engine_is_a_witness_too() -> None:
+    *_, strange, same = source_weights(RUNTIME, SOURCES, [STRANGER, PHONE])
+    assert same == pytest.approx(100 * strange)
+
+
+def test_one_measurement_leaves_a_target_near_its_engine() -> None:
+    """Of the first source's engine, a fifth slower than the source: so is every other model."""
+    described = reference_described()
+    observations = SyntheticTarget.drawn(np.random.default_rng(1)).observations()
+    first = replace(observations[0], median_ms=1.2 * float(described[0].total_ms[0]))
+    meta = synthetic_meta()
+    said = Predictor(adapt(facts(), [first], meta=meta), meta).predict_described(described)
+    ratios = [one.median_ms / float(about.total_ms[0]) for one, about in zip(said, described, strict=True)]
+    assert np.median(ratios) == pytest.approx(1.2, rel=0.1)

@@ -1,0 +1,60 @@
+"""Weights come from a cache only where the whole graph's fit it, and a recurrent kernel's state by itself."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import ModelProto, helper
+
+from predictor.kernel_costs.table import Amount, View, table_of
+from predictor.kernel_costs.weight_traffic import weight_traffic
+from predictor.onnx_reader import read_graph
+from tests.predictor.onnx_graphs import model_of, noise
+
+SIDE = 32
+EACH = 4.0 * SIDE * SIDE  # bytes of one product's weights
+
+
+def products(count: int) -> ModelProto:
+    """So many products of one row by equal weights, one after the other."""
+    nodes = [helper.make_node("MatMul", [f"x{i}", f"w{i}"], [f"x{i + 1}"]) for i in range(count)]
+    stored = {f"w{i}": noise(SIDE, SIDE) for i in range(count)}
+    return model_of(nodes, {"x0": [1, SIDE]}, [f"x{count}"], stored=stored)
+
+
+def traffic(model: ModelProto, cache_bytes: float) -> tuple[float, float]:
+    """Of the first kernel: bytes from the cache, and from memory."""
+    table = table_of(read_graph(model.SerializeToString(), {}), View.LISTED)
+    kept, streamed = weight_traffic(table, cache_bytes)
+    return float(kept[0]), float(streamed[0])
+
+
+@pytest.mark.parametrize(
+    ("count", "share"), [(1, 1.0), (2, 1.0), (3, 0.5), (4, 0.0), (9, 0.0)], ids=lambda value: str(value)
+)
+def test_what_is_read_in_turn_must_fit_as_a_whole(count: int, share: float) -> None:
+    kept, streamed = traffic(products(count), 2 * EACH)
+    assert kept == pytest.approx(share * EACH)
+    assert kept + streamed == pytest.approx(EACH)
+
+
+def gru(steps: int, size: int, hidden: int) -> ModelProto:
+    """One direction."""
+    node = helper.make_node("GRU", ["x", "w", "r"], ["y"], hidden_size=hidden)
+    stored = {"w": noise(1, 3 * hidden, size), "r": noise(1, 3 * hidden, hidden)}
+    return model_of([node], {"x": [steps, 1, size]}, ["y"], stored=stored)
+
+
+def test_a_state_is_read_at_every_step_from_where_it_fits() -> None:
+    steps, size, hidden = 11, 16, 48
+    of_input, of_state = 4.0 * 3 * hidden * size, 4.0 * 3 * hidden * hidden
+    everything = of_input + steps * of_state
+    assert sum(traffic(gru(steps, size, hidden), 1e3)) == pytest.approx(everything)
+    assert traffic(gru(steps, size, hidden), 1e3)[0] == 0
+    assert traffic(gru(steps, size, hidden), 1e6) == (pytest.approx(everything), pytest.approx(0, abs=1e-6))
+    assert traffic(gru(1, size, hidden), 1e6)[0] == pytest.approx(of_input + of_state)
+
+
+def test_every_kernel_of_a_view_knows_the_weights_of_all() -> None:
+    table = table_of(read_graph(products(3).SerializeToString(), {}), View.FUSED)
+    assert np.all(table.amounts[:, Amount.GRAPH_WEIGHT_BYTES] == 3 * EACH)
