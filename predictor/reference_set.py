@@ -34,7 +34,7 @@ class ReferenceModel:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A point of a design that no medley of the dataset comes from, in a precision."""
+    """A point of a design of the set's own, in a precision."""
 
     name: str
     why: str
