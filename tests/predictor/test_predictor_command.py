@@ -148,7 +148,7 @@ def test_evaluate_prints_a_table_or_json(
     assert "target made-up/onnxruntime-1.32/cpu/t1" in printed.out
     assert "five.onnx" in printed.out
     assert "these models: 2 models" in printed.out
-    assert "reference encoder" in printed.err
+    assert "reference mixed-rows" in printed.err
     assert command.main(["evaluate", "--models", str(models), "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["summary"]["sample_count"] == 2
