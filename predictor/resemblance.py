@@ -1,9 +1,9 @@
 """Which sources a new target should be expected to resemble, before anything is measured on it.
 
-The same engine that runs graphs in the same way (`predictor.kernel_costs.table.View`) is the best witness,
-on another device or with other options too; the same engine at another level of optimisation is the next.
-Of engines that no source has, every source says as much. Measurements decide (`predictor.few_shot`): this is
-where they start from.
+The same runtime on another device, or with another number of threads, is the best witness; then the same
+engine where it runs graphs in the same way (`predictor.kernel_costs.table.View`), then the same engine at
+another level of optimisation. Of engines and providers that no source has, every source says as much.
+Measurements decide (`predictor.few_shot`): this is where they start from.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from devices.target import Runtime
 from predictor.kernel_costs.table import view_of
 
+SAME_RUNTIME = 1000.0
 SAME_WAY = 100.0
 SAME_ENGINE = 10.0
 STRANGER = 1.0
@@ -34,6 +35,8 @@ def source_weights(
 
 
 def _resemblance(runtime: Runtime, source: Runtime) -> float:
-    if runtime.engine != source.engine:
+    if (runtime.engine, runtime.provider) != (source.engine, source.provider):
         return STRANGER
+    if (runtime.optimization, runtime.precision) == (source.optimization, source.precision):
+        return SAME_RUNTIME
     return SAME_WAY if view_of(runtime) is view_of(source) else SAME_ENGINE

@@ -24,11 +24,14 @@ PHONE = RUNTIME.model_copy(update={"threads": 4})
 STRANGER = Runtime(engine="abacus", version="1", provider="beads", threads=1)
 
 
-def test_the_same_engine_in_the_same_way_counts_most_then_the_same_engine() -> None:
-    weights = source_weights(PHONE, SOURCES)
+def test_the_same_runtime_counts_most_then_the_same_way_then_the_same_engine() -> None:
+    extended = RUNTIME.model_copy(update={"optimization": "extended"})
+    weights = source_weights(PHONE, [extended, *SOURCES])
     assert weights.sum() == pytest.approx(1.0)
-    same_way, same_engine, *others, nominal = weights
-    assert same_way > same_engine > nominal > max(others) == min(others) > 0
+    same_way, same_runtime, same_engine, *others, nominal = weights
+    assert same_runtime > same_way > same_engine > nominal > max(others) == min(others) > 0
+    on_gpu = source_weights(PHONE.model_copy(update={"provider": "cuda"}), [extended, *SOURCES])
+    assert len({*on_gpu[:-1]}) == 1  # other kernels altogether
 
 
 def test_of_an_engine_that_nobody_knows_every_source_says_as_much() -> None:
@@ -39,7 +42,7 @@ def test_of_an_engine_that_nobody_knows_every_source_says_as_much() -> None:
 
 def test_a_pooled_target_of_the_engine_is_a_witness_too() -> None:
     *_, strange, same = source_weights(RUNTIME, SOURCES, [STRANGER, PHONE])
-    assert same == pytest.approx(100 * strange)
+    assert same == pytest.approx(1000 * strange)
 
 
 def test_one_measurement_leaves_a_target_near_its_engine() -> None:
