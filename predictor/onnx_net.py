@@ -1,15 +1,11 @@
 """A few lines to write a network as an ONNX graph, whose bytes are the same on every machine and with every
 version.
 
-Weights come from an integer hash, not from a library's generator. A weight larger than `_STORED_ELEMENTS`
-is stored as one random block, which the graph tiles to its full size: runtimes do that once, when they load
-the model, so the file is small and every inference still reads the whole weight. Scales keep activations
-near one, far from infinity and from denormals.
+Numbers come from an integer hash, not from a library's generator.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,8 +15,6 @@ from onnx import TensorProto, helper, numpy_helper
 
 _IR_VERSION = 8
 _OPSET = 17
-_STORED_ELEMENTS = 1 << 14
-_BLOCK = 32
 
 
 class Net:
@@ -56,58 +50,6 @@ class Net:
         """A constant vector of integers: axes, shapes."""
         return self.store(np.asarray(values, dtype=np.int64))
 
-    def weight(self, *shape: int, fan_in: int | None = None) -> str:
-        """A float weight with variance 1 / fan_in (by default the product of all axes but the first)."""
-        fan = fan_in if fan_in is not None else max(math.prod(shape[1:]), 1)
-        scale = math.sqrt(3.0 / fan)
-        if math.prod(shape) <= _STORED_ELEMENTS:
-            return self.store(scale * self._uniform(shape))
-        block = tuple(_BLOCK if size % _BLOCK == 0 else size for size in shape)
-        if math.prod(block) > _STORED_ELEMENTS:
-            raise ValueError(f"a block of {block} is too large to store; use sizes that {_BLOCK} divides")
-        repeats = [size // part for size, part in zip(shape, block, strict=True)]
-        return self.op("Tile", self.store(scale * self._uniform(block)), self.ints(*repeats))
-
-    def conv(
-        self,
-        x: str,
-        shape: tuple[int, int, int],
-        *,
-        stride: int = 1,
-        groups: int = 1,
-        activation: str = "Relu",
-    ) -> str:
-        """A square convolution with bias, "same" padding and an activation ("" for none). `shape`: in,
-        out, kernel.
-        """
-        channels, filters, kernel = shape
-        weight = self.weight(filters, channels // groups, kernel, kernel)
-        bias = self.store(0.1 * self._uniform((filters,)))
-        y = self.op(
-            "Conv", x, weight, bias, group=groups, kernel_shape=[kernel, kernel], pads=[kernel // 2] * 4,
-            strides=[stride, stride],
-        )  # fmt: skip
-        return self.op(activation, y) if activation else y
-
-    def linear(self, x: str, inner: int, columns: int) -> str:
-        """x (..., inner) times a weight, plus a bias."""
-        product = self.op("MatMul", x, self.weight(inner, columns, fan_in=inner))
-        return self.op("Add", product, self.store(0.1 * self._uniform((columns,))))
-
-    def normalised(self, x: str, size: int) -> str:
-        """Layer normalisation over the last axis."""
-        return self.op(
-            "LayerNormalization",
-            x,
-            self.store(np.ones(size, np.float32)),
-            self.store(np.zeros(size, np.float32)),
-        )
-
-    def integers8(self, *shape: int) -> NDArray[np.int8]:
-        """Random int8 weights, short of the extremes."""
-        rounded: NDArray[np.int8] = np.rint(self._uniform(shape) * 100.0).astype(np.int8)
-        return rounded
-
     def finish(self, output: str, *shape: int) -> bytes:
         """The model's bytes; `shape` is that of its one output."""
         declared = [helper.make_tensor_value_info(k, TensorProto.FLOAT, v) for k, v in self._inputs.items()]
@@ -119,11 +61,6 @@ class Net:
         model.producer_name, model.producer_version = "laptime", "1"
         data: bytes = model.SerializeToString(deterministic=True)
         return data
-
-    def _uniform(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
-        """Numbers in [-1, 1) that no earlier call has given."""
-        self._count += 1
-        return uniform(math.prod(shape), self._count).reshape(shape)
 
 
 def _attribute(name: str, value: int | float | str | Sequence[int] | Sequence[float]) -> onnx.AttributeProto:

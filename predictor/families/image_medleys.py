@@ -10,7 +10,9 @@ import math
 from collections.abc import Callable
 
 from predictor.families.attention import attended
+from predictor.families.convnets import gated
 from predictor.families.layers import Net
+from predictor.families.mixing import channel_norm
 from predictor.families.sweeps import Choices, Design, Dice, Point, Sweep, label
 
 _CURVES = (
@@ -124,10 +126,8 @@ def _shuffled(net: Net, x: str, choices: Choices) -> str:
 
 def _gate(net: Net, x: str, choices: Choices) -> str:
     channels = net.shape(x)[1]
-    narrow = max(channels // choices.pick(4, 4, 8, 16), 4)
-    y = net.conv(net.pooled(x, is_flat=False), narrow, 1, act="Relu", has_norm=False)
-    y = net.conv(y, channels, 1, act=choices.pick("Sigmoid", "HardSigmoid"), has_norm=False)
-    return net.mul(x, y)
+    narrow = channels // choices.pick(4, 4, 8, 16)
+    return gated(net, x, narrow, act="Relu", gate=choices.pick("Sigmoid", "HardSigmoid"))
 
 
 def _pooled(net: Net, x: str, choices: Choices) -> str:
@@ -156,7 +156,7 @@ def _curve(net: Net, x: str, choices: Choices) -> str:
 def _normal(net: Net, x: str, choices: Choices) -> str:
     if choices.unit() < 0.5:
         return net.act(net.batch_norm(x), _maybe_curve(choices))
-    return net.transpose(net.layer_norm(net.transpose(x, 0, 2, 3, 1)), 0, 3, 1, 2)
+    return channel_norm(net, x)
 
 
 def _moved(net: Net, x: str, choices: Choices) -> str:

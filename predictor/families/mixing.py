@@ -42,17 +42,18 @@ def nextlike(net: Net, plan: Plan) -> None:
     `kind`: "last" keeps channels last inside a block, "first" uses 1x1 convolutions.
     """
     x = net.input("image", plan.batch, 3, plan.size, plan.size)
-    x = _channel_norm(net, net.conv(x, plan.width, 4, stride=4, pads=[0] * 4, has_norm=False))
+    x = channel_norm(net, net.conv(x, plan.width, 4, stride=4, pads=[0] * 4, has_norm=False))
     for stage in range(3):
         for _ in range(plan.depth):
             x = net.add(x, _next_block(net, x, plan.kind))
         if stage < 2:
-            y = _channel_norm(net, x)
+            y = channel_norm(net, x)
             x = net.conv(y, plan.width << (stage + 1), 2, stride=2, pads=[0] * 4, has_norm=False)
     net.outputs.append(net.dense(net.pooled(x), 1000))
 
 
-def _channel_norm(net: Net, x: str) -> str:
+def channel_norm(net: Net, x: str) -> str:
+    """Layer normalisation over the channels of an image."""
     return net.transpose(net.layer_norm(net.transpose(x, 0, 2, 3, 1)), 0, 3, 1, 2)
 
 

@@ -49,12 +49,10 @@ class LayerNet(Net):
             self._integers[values] = super().ints(*values)
         return self._integers[values]
 
-    def weight(self, *shape: int, fan_in: int | None = None) -> str:
-        """A float weight (filters, ...) with variance 1 / fan_in (by default the product of all axes but the
-        first).
-        """
+    def weight(self, *shape: int) -> str:
+        """A float weight (filters, ...) with a variance of one by the product of all axes but the first."""
         inner = max(math.prod(shape[1:]), 1)
-        scale = np.float32(math.sqrt(3.0 / (fan_in if fan_in is not None else inner)))
+        scale = np.float32(math.sqrt(3.0 / inner))
         filters = _stored_filters(shape[0], inner)
         stored = self.store(scale * self._uniform((filters, *shape[1:])))
         if filters == shape[0]:
@@ -65,10 +63,13 @@ class LayerNet(Net):
         self, x: Maps, filters: int, kernel: int, *, stride: int = 1, groups: int = 1, activation: str = ""
     ) -> Maps:
         """A square convolution with bias and "same" padding, and an activation ("" for none)."""
-        name = self.conv(
-            x.name, (x.channels, filters, kernel), stride=stride, groups=groups, activation=activation
-        )
-        return Maps(name, filters, strided(x.size, stride))
+        weight = self.weight(filters, x.channels // groups, kernel, kernel)
+        bias = self.store(0.1 * self._uniform((filters,)))
+        y = self.op(
+            "Conv", x.name, weight, bias, group=groups, kernel_shape=[kernel, kernel],
+            pads=[kernel // 2] * 4, strides=[stride, stride],
+        )  # fmt: skip
+        return Maps(self.op(activation, y) if activation else y, filters, strided(x.size, stride))
 
     def apply(self, kind: str, x: Maps, *others: str, **attributes: int | float | Sequence[int]) -> Maps:
         """An operator that keeps the shape."""

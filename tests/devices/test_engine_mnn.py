@@ -14,12 +14,10 @@ from devices.engines import mnn
 from devices.engines.conversion import Conversion
 from devices.engines.mnn import MnnEngine, failure_of_conversion
 from devices.errors import EngineUnavailable, FailureCode, ModelRejected, WorkFailed
-from devices.measurement import Level, MeasurementPlan
-from devices.model_ref import ModelRef, sha256_of
-from devices.sandbox import MeasurementRequest, run_measurement
 from devices.target import Runtime
 from tests.contracts.engine_contract import EngineContract
 from tests.devices import onnx_models
+from tests.devices.boxed import assert_works_in_the_box
 
 CPU = Runtime(engine="mnn", version="3.6", provider="cpu", threads=1)
 
@@ -102,14 +100,4 @@ def test_the_end_of_a_converter_is_understood() -> None:
 
 
 def test_it_works_in_the_box() -> None:
-    """The converter may write files there, and whatever its memory took is no need of the model."""
-    model = onnx_models.convolutions()
-    request = MeasurementRequest(
-        device_key="bench",
-        runtime=CPU,
-        model=ModelRef(sha256=sha256_of(model)),
-        plan=MeasurementPlan(level=Level.QUICK),
-    )
-    measurement = run_measurement(request, model)
-    assert measurement.estimate.median_ms > 0
-    assert measurement.runtime == CPU
+    assert_works_in_the_box(CPU)

@@ -18,12 +18,10 @@ from devices.engines.faithful import Reference
 from devices.engines.ncnn import NcnnEngine, failure_of_conversion
 from devices.engines.onnx_bytes import without_weights_among_inputs
 from devices.errors import EngineUnavailable, FailureCode, ModelRejected, WorkFailed
-from devices.measurement import Level, MeasurementPlan
-from devices.model_ref import ModelRef, sha256_of
-from devices.sandbox import MeasurementRequest, run_measurement
 from devices.target import Runtime
 from tests.contracts.engine_contract import EngineContract
 from tests.devices import onnx_models
+from tests.devices.boxed import assert_works_in_the_box
 
 CPU = Runtime(engine="ncnn", version="1.0", provider="cpu", threads=1)
 
@@ -104,14 +102,4 @@ def test_bytes_that_are_no_fields_are_no_model(data: bytes) -> None:
 
 
 def test_it_works_in_the_box() -> None:
-    """The converter may write files there, and whatever its memory took is no need of the model."""
-    model = onnx_models.convolutions()
-    request = MeasurementRequest(
-        device_key="bench",
-        runtime=CPU,
-        model=ModelRef(sha256=sha256_of(model)),
-        plan=MeasurementPlan(level=Level.QUICK),
-    )
-    measurement = run_measurement(request, model)
-    assert measurement.estimate.median_ms > 0
-    assert measurement.runtime == CPU
+    assert_works_in_the_box(CPU)

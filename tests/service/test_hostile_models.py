@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from api_world import AgentOnTheWire, dense_model, make_ready, register, upload
+from api_world import AgentOnTheWire, dense_model, upload
 from fastapi.testclient import TestClient
 
 from devices.model_ref import sha256_of
-from service.dependencies import Services
 from service.settings import Settings
 from tests.predictor.hostile_models import hostile_models
 
@@ -25,14 +24,6 @@ ONNX = {"Content-Type": "application/onnx"}
 def database_url(sqlite_url: str) -> str:
     """What is asked here does not depend on the kind of database."""
     return sqlite_url
-
-
-@pytest.fixture
-def agent(client: TestClient, services: Services, project_id: str) -> AgentOnTheWire:
-    """An agent whose target answers."""
-    agent = register(client, services, project_id)
-    make_ready(client, services, agent.target_id)
-    return agent
 
 
 def ask(client: TestClient, agent: AgentOnTheWire, model: str) -> Any:

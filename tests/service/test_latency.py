@@ -19,7 +19,6 @@ from api_world import (
     bearer,
     cancel_onboarding,
     dense_model,
-    make_ready,
     register,
     upload,
 )
@@ -41,14 +40,6 @@ from service.settings import Settings
 
 ONNX = {"Content-Type": "application/onnx"}
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-
-
-@pytest.fixture
-def agent(client: TestClient, services: Services, project_id: str) -> AgentOnTheWire:
-    """An agent with nothing to do and one target that is ready."""
-    made = register(client, services, project_id)
-    make_ready(client, services, made.target_id)
-    return made
 
 
 def digest_header(data: bytes) -> str:

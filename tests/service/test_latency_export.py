@@ -12,7 +12,6 @@ from api_world import (
     assert_problem,
     bearer,
     dense_model,
-    make_ready,
     register,
     upload,
 )
@@ -24,13 +23,6 @@ from service.latency import export
 from service.security import Scope
 
 EXPORT = "/v1/measurements/export"
-
-
-@pytest.fixture
-def agent(client: TestClient, services: Services, project_id: str) -> AgentOnTheWire:
-    made = register(client, services, project_id)
-    make_ready(client, services, made.target_id)
-    return made
 
 
 def test_an_administrator_decides_whether_measurements_are_shared(

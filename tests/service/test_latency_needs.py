@@ -34,14 +34,6 @@ FAMILIAR = reference_models()[2].model  # of a kind and size that the predictor 
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
-@pytest.fixture
-def agent(client: TestClient, services: Services, project_id: str) -> AgentOnTheWire:
-    """An agent with nothing to do and one target that is ready."""
-    made = register(client, services, project_id)
-    make_ready(client, services, made.target_id)
-    return made
-
-
 def ask(
     client: TestClient, models: list[str], targets: list[str] | str, *, status: int = 200, **wanted: object
 ) -> dict[str, Any]:

@@ -26,14 +26,6 @@ from service.security import Scope
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
-@pytest.fixture
-def agent(client: TestClient, services: Services, project_id: str) -> AgentOnTheWire:
-    """An agent with nothing to do and one target that is ready."""
-    made = register(client, services, project_id)
-    make_ready(client, services, made.target_id)
-    return made
-
-
 def submit(client: TestClient, target: str, **wanted: object) -> dict[str, Any]:
     answer = client.post("/v1/searches", json={"target": target, **wanted})
     assert answer.status_code == 202, answer.text
