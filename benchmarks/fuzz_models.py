@@ -4,13 +4,10 @@ and touches no file.
     python -m benchmarks.fuzz_models --seconds 600 [--seed 0] [--models DIR] [--output DIR]
 
 Cases run in child processes, two thousand each, so that a crash in native code is one finding and not the
-end.
-A finding is another exception than `GraphRejected`, a file or socket that is opened, a case that takes too
-long
-or too much memory, or a child that dies. The file that caused it is kept in the output folder, beside a
-log that
-tells how far each seed has come: a second run goes on where the first stopped. Exit 1 where there are
-findings.
+end. A finding is another exception than `GraphRejected`, a file or socket that is opened, a case that takes
+too long or too much memory, or a child that dies. The file that caused it is kept in the output folder,
+beside a log that tells how far each seed has come: a second run goes on where the first stopped. Exit 1 where
+there are findings.
 """
 
 from __future__ import annotations
@@ -39,7 +36,7 @@ from predictor.errors import GraphRejected
 from predictor.kernel_costs.pricing import encode
 from predictor.kernel_costs.table import View
 from predictor.networks.registry import FAMILIES
-from predictor.onnx_reader import read_graph, read_inputs, summarise
+from predictor.reading.reader import read_graph, read_inputs, summarise
 from predictor.reference_set import reference_models
 
 BATCH = 2000  # cases of one child

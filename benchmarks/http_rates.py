@@ -37,7 +37,7 @@ from devices.statistics import median
 from devices.target import Hardware, Runtime
 from predictor.adapt import Observation, TargetFacts, adapt
 from predictor.evaluate import accuracy_card
-from predictor.onnx_reader import read_graph
+from predictor.reading.reader import read_graph
 from predictor.reference_set import reference_models
 from service import models
 from service.app import make_services

@@ -39,8 +39,8 @@ from onnx import shape_inference
 from predictor.graph import ModelGraph
 from predictor.kernel_costs.pricing import encode
 from predictor.kernel_costs.table import View
-from predictor.onnx_reader import read_graph, read_inputs
-from predictor.onnx_typing import forget
+from predictor.reading.reader import read_graph, read_inputs
+from predictor.reading.typing import forget
 from predictor.reference_set import reference_models
 
 BAR = 1.5  # what reading and encoding may take, as a multiple of the base

@@ -23,7 +23,7 @@ from predictor.campaign import command as campaign
 from predictor.errors import PredictorError
 from predictor.graph import ModelGraph, Operator
 from predictor.local_study import Bench, MeasurementFile, Row, Study, run_study, subjects_in
-from predictor.onnx_reader import read_graph, summarise
+from predictor.reading.reader import read_graph, summarise
 from predictor.terminal import print_card, shape_argument
 
 ENGINES = ("onnxruntime", "openvino")

@@ -104,7 +104,7 @@ class Checkpoint:
             data,
             _KEY,
             most_bytes=MAX_CHECKPOINT_BYTES,
-            format_version=FORMAT_VERSION,
+            versions={"format_version": FORMAT_VERSION},
             name="the checkpoint",
             remedy=_REMEDY,
         )

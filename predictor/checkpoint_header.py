@@ -18,9 +18,9 @@ def header_text(described: BaseModel) -> str:
 
 
 def read_header(
-    data: bytes, key: str, *, most_bytes: int, format_version: int, name: str, remedy: str
+    data: bytes, key: str, *, most_bytes: int, versions: Mapping[str, int], name: str, remedy: str
 ) -> Mapping[str, object]:
-    """The JSON under `key`, of the versions that this code reads.
+    """The JSON under `key`, of the versions that this code reads: `versions`, and that of the features.
 
     `name` and `remedy` are what the refusal says: `the checkpoint`, and what to do about another version.
     Raises `CheckpointRejected` for too many bytes, other bytes, and other versions.
@@ -28,7 +28,7 @@ def read_header(
     if len(data) > most_bytes:
         raise CheckpointRejected(f"the checkpoint has {len(data)} bytes, at most {most_bytes} are allowed")
     described = _described(data, key)
-    for field, expected in (("format_version", format_version), ("feature_version", FEATURE_VERSION)):
+    for field, expected in (*versions.items(), ("feature_version", FEATURE_VERSION)):
         if described.get(field) != expected:
             raise CheckpointRejected(
                 f"{name} has {field} {described.get(field)!r}, this version reads {expected}; {remedy}"

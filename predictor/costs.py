@@ -8,7 +8,7 @@ stored, as if nothing stayed in a cache: what a runtime fuses is decided later (
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from predictor.kinds import KINDS, Family, Kind, Traffic
@@ -110,28 +110,10 @@ def cost_of(
     )
 
 
-def work_of(full_kind: str, inputs: Tensors, outputs: Tensors) -> float:
-    """Simple vector operations of one execution, beside the multiply-accumulates.
-
-    Reductions and pools touch each input element once; a pool's overlapping windows are left to its
-    family's factor.
+def touches_inputs(kind: Kind) -> bool:
+    """Whether an operator's work depends on what it reads, and not only on what it writes: reductions and
+    pools touch each input element once. A pool's overlapping windows are left to its family's factor.
     """
-    read = [tensor.elements for tensor in inputs if tensor is not None]
-    return work_of_elements(
-        KINDS[full_kind], read, [tensor.elements for tensor in outputs if tensor is not None]
-    )
-
-
-def work_of_elements(kind: Kind, read: Sequence[int], written: Sequence[int]) -> float:
-    """The same from the elements of the tensors that are read and written."""
-    most = max(written, default=0)
-    if kind.family in _TOUCHES_INPUTS:
-        most = max((most, *read))
-    return kind.work * most
-
-
-def reads_count(kind: Kind) -> bool:
-    """Whether its work depends on what it reads."""
     return kind.family in _TOUCHES_INPUTS
 
 

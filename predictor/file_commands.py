@@ -24,8 +24,8 @@ from predictor.evaluate import COVERAGE, AccuracyCard, accuracy_card
 from predictor.measured_targets import UNKNOWN, MeasuredTarget, StatedHardware, measured_targets
 from predictor.measurement_file import read_lines
 from predictor.model_files import MANIFEST, ModelLibrary, read_manifest, stated_shapes
-from predictor.onnx_reader import read_graph
 from predictor.predict import LayerShare, Prediction, Predictor
+from predictor.reading.reader import read_graph
 from predictor.reference_set import reference_models
 from predictor.terminal import print_card, shape_argument
 

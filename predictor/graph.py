@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Role = Literal["input", "constant", "overridable", "activation"]
 AttributeValue = int | float | str | tuple[int, ...] | tuple[float, ...] | tuple[str, ...]
@@ -31,8 +31,7 @@ _BITS = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class TensorInfo:
+class TensorInfo(NamedTuple):  # made once per tensor: a frozen dataclass would take twice as long
     """One tensor. `dtype` is numpy's name, or ONNX's in lower case where numpy has none (bfloat16, int4,
     ...).
 
@@ -62,15 +61,15 @@ class TensorInfo:
         return self.role in ("constant", "overridable")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Operator:
-    """One node that runs. `inputs` and `outputs` name tensors of the graph; an omitted optional input is
-    "".
+    """One node that runs; nothing changes it once it is made. Not frozen, as nothing is that is made once per
+    node: that takes four times as long.
 
-    `kind` is the ONNX operator type and `domain` its domain ("" is ONNX itself). `macs`:
-    multiply-accumulates. `parameters`: elements of the weights that it reads. `precision`: what the
-    arithmetic is done in (float32, float16, int8, int4, ...). `repeats`: how often it runs in one
-    inference, 1 outside of loops.
+    `inputs` and `outputs` name tensors of the graph; an omitted optional input is "". `kind` is the ONNX
+    operator type and `domain` its domain ("" is ONNX itself). `macs`: multiply-accumulates. `parameters`:
+    elements of the weights that it reads. `precision`: what the arithmetic is done in (float32, float16,
+    int8, int4, ...). `repeats`: how often it runs in one inference, 1 outside of loops.
     """
 
     name: str

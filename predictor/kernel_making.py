@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from typing import NamedTuple
 
-from predictor.costs import has_scalar_cycles, reads_count, scalar_cycles_of, work_of_elements
+from predictor.costs import has_scalar_cycles, scalar_cycles_of, touches_inputs
 from predictor.graph import Operator, TensorInfo
 from predictor.kinds import DEQUANTISES, KINDS, Family
 from predictor.wiring import Connections
@@ -19,14 +19,17 @@ from predictor.wiring import Connections
 PRODUCTS = (Family.CONV, Family.MATMUL)
 _WITHOUT_WORK = (*PRODUCTS, Family.RECURRENT, Family.VIEW, Family.CONTROL)
 _MULTIPLIES = (*PRODUCTS, Family.RECURRENT)
+_IDLE_KINDS = frozenset(name for name, kind in KINDS.items() if kind.family in _WITHOUT_WORK)
 _FOLDED = DEQUANTISES | {"BatchNormalization"}  # into a product
-_WEIGHTS = ("constant", "overridable")
 _WEIGHT_INPUT = {
     "QLinearConv": 3,
     "QLinearMatMul": 3,
     "com.microsoft/QGemm": 3,
     "com.microsoft/QAttention": 1,
 }
+
+
+_NOTHING: Mapping[str, TensorInfo] = {}
 
 
 class Kernel(NamedTuple):  # made by the hundred: a dataclass would take four times as long
@@ -74,15 +77,14 @@ class KernelMaker:
         self._tensors = connections.tensors
         self._lone: list[Kernel | None] = [None] * len(connections.operators)
         self._joined: dict[tuple[object, ...], Kernel] = {}  # by their places and patterns
-        self._works: dict[int, tuple[float, float]] = {}
+        self._works: list[tuple[float, float] | None] = [None] * len(connections.operators)
 
     def alone(self, place: int) -> Kernel:
         """An operator on its own."""
         kernel = self._lone[place]
         if kernel is None:
             op, full_kind = self._connections.operators[place], self._connections.kinds[place]
-            kernel = self._alone(op, full_kind, self._work(place, op, KINDS[full_kind].family))
-            self._lone[place] = kernel
+            kernel = self._lone[place] = self._alone(op, full_kind, self._own_work(place))
         return kernel
 
     def together(
@@ -93,13 +95,14 @@ class KernelMaker:
         *,
         anchors: Sequence[Operator] | None = None,
         spared: Set[int] = frozenset(),
+        stored: Mapping[str, TensorInfo] = _NOTHING,
     ) -> Kernel:
-        """As `of`, nothing being stored otherwise; `told` says what `anchors` and `spared` mean here."""
+        """As `of`; `told` says what `anchors`, `spared` and `stored` mean here."""
         key = (root, places, told)
         kernel = self._joined.get(key)
         if kernel is None:
             own = self._connections.operators if anchors is None else anchors
-            kernel = self._joined[key] = self.of(places, {}, root=root, anchors=own, spared=spared)
+            kernel = self._joined[key] = self.of(places, stored, root=root, anchors=own, spared=spared)
         return kernel
 
     def listed(self, place: int) -> Kernel:
@@ -107,21 +110,21 @@ class KernelMaker:
         dequantised computes in float32, and its weights are dequantised in every run.
         """
         op = self._connections.operators[place]
-        if op.kind not in ("Conv", "ConvTranspose", "Gemm", "MatMul") or not op.precision.startswith("int"):
+        if not op.precision.startswith("int") or op.kind not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
             return self.alone(place)
         kernel = self._alone(replace(op, precision="float32"), self._connections.kinds[place], (0.0, 0.0))
         return kernel._replace(work=kernel.work + KINDS["DequantizeLinear"].work * op.parameters)
 
     def _alone(self, op: Operator, full_kind: str, work: tuple[float, float]) -> Kernel:
-        tensors, size_of = self._tensors, self._connections.size_bytes
         family = KINDS[full_kind].family
-        weight_bytes, has_replaceable = 0, False
-        for name in {*op.inputs}:
-            if name and (role := tensors[name].role) in _WEIGHTS:
-                weight_bytes += size_of(name)
-                has_replaceable = has_replaceable or role == "overridable"
-        rows, inner, columns = self._product(op, family, {}) if family in _MULTIPLIES else (0, 0, 0)
-        bytes_read = max(op.bytes_read, 0)
+        weight_bytes = 0
+        if op.parameters:
+            weights, size_bytes = self._connections.weights, self._connections.size_bytes
+            for name in {*op.inputs}:
+                if name in weights:
+                    weight_bytes += size_bytes[name]
+        rows, inner, columns = self._product(op, family, _NOTHING) if family in _MULTIPLIES else (0, 0, 0)
+        bytes_read = op.bytes_read
         return Kernel(
             op,
             (op,),
@@ -130,15 +133,18 @@ class KernelMaker:
             op.macs,
             *work,
             bytes_read,
-            max(op.bytes_written, 0),
-            min(weight_bytes, bytes_read),  # a lookup reads only a few rows
+            op.bytes_written,
+            weight_bytes if weight_bytes < bytes_read else bytes_read,  # a lookup reads only a few rows
             op.repeats,
             rows,
             inner,
             columns,
             groups_of(op),
-            has_replaceable,
+            self._connections.has_overridable and self._reads_overridable(op),
         )
+
+    def _reads_overridable(self, op: Operator) -> bool:
+        return "overridable" in [self._tensors[name].role for name in op.inputs if name]
 
     def of(
         self,
@@ -178,22 +184,22 @@ class KernelMaker:
             anchor.repeats,
             *self._product(anchor, family, stored),
             groups_of(anchor),
-            "overridable" in [self._tensors[name].role for name in anchor.inputs if name],
+            self._connections.has_overridable and self._reads_overridable(anchor),
         )
 
     def _moved(
         self, members: Sequence[Operator], stored: Mapping[str, TensorInfo], *, family: Family, launches: int
     ) -> tuple[int, int, int]:
         """Bytes read and written across the border, and bytes of the weights."""
-        tensors, size_of = self._tensors, self._connections.size_bytes
-        bytes_read = bytes_written = 0
+        weights, size_bytes = self._connections.weights, self._connections.size_bytes
+        reads_once = family not in PRODUCTS  # in one pass, whichever members need it
+        bytes_read = bytes_written = weight_bytes = 0
         made: set[str] = set()
         for op in members:
             made.update(op.outputs)
             bytes_read += op.bytes_read
             bytes_written += op.bytes_written
         inside: set[str] = set()  # never leaves the kernel
-        weights: dict[str, int] = {}
         entered: set[str] = set()
         for op in members:
             for name in {*op.inputs}:
@@ -201,17 +207,18 @@ class KernelMaker:
                     continue
                 if name in made:
                     inside.add(name)
-                    bytes_read -= size_of(name) * op.repeats
+                    bytes_read -= size_bytes[name] * op.repeats
                 elif name in stored:
-                    bytes_read -= (size_of(name) - stored[name].size_bytes) * op.repeats
-                elif tensors[name].role in _WEIGHTS:
-                    weights[name] = size_of(name)
-                elif name in entered and family not in PRODUCTS:  # in one pass, whichever members need it
-                    bytes_read -= size_of(name) * op.repeats
-                else:
+                    bytes_read -= (size_bytes[name] - stored[name].size_bytes) * op.repeats
+                elif name not in entered:
                     entered.add(name)
-        bytes_written -= sum([size_of(name) for name in inside]) * launches
-        return bytes_read, bytes_written, sum(weights.values())
+                    if name in weights:
+                        weight_bytes += size_bytes[name]
+                elif reads_once and name not in weights:
+                    bytes_read -= size_bytes[name] * op.repeats
+        for name in inside:
+            bytes_written -= size_bytes[name] * launches
+        return bytes_read, bytes_written, weight_bytes
 
     def _work(self, place: int, op: Operator, family: Family) -> tuple[float, float]:
         """Vector operations and scalar cycles of `op`, which stands at this place, in a kernel of this
@@ -221,26 +228,29 @@ class KernelMaker:
         full_kind = self._connections.kinds[place] if is_own else op.full_kind
         if family in PRODUCTS and full_kind in _FOLDED:
             return 0.0, 0.0
-        known = self._works.get(place) if is_own else None
+        return self._own_work(place) if is_own else self._counted(op, full_kind)
+
+    def _own_work(self, place: int) -> tuple[float, float]:
+        known = self._works[place]
         if known is None:
-            known = self._counted(op, full_kind)
-            if is_own:
-                self._works[place] = known
+            op, full_kind = self._connections.operators[place], self._connections.kinds[place]
+            known = self._works[place] = self._counted(op, full_kind)
         return known
 
     def _counted(self, op: Operator, full_kind: str) -> tuple[float, float]:
-        kind = KINDS[full_kind]
-        if kind.family in _WITHOUT_WORK:
+        if full_kind in _IDLE_KINDS:
             return 0.0, 0.0
-        elements = self._connections.elements
-        read = [elements(name) for name in op.inputs if name] if reads_count(kind) else ()
-        work = work_of_elements(kind, read, [elements(name) for name in op.outputs if name])
+        kind, elements = KINDS[full_kind], self._connections.elements
+        most = 0
+        for name in (*op.outputs, *op.inputs) if touches_inputs(kind) else op.outputs:
+            if name and elements[name] > most:
+                most = elements[name]
         if not has_scalar_cycles(full_kind):
-            return work * op.repeats, 0.0
+            return kind.work * most * op.repeats, 0.0
         inputs = [self._tensors[name] if name else None for name in op.inputs]
         outputs = [self._tensors[name] if name else None for name in op.outputs]
         cycles = scalar_cycles_of(full_kind, op.attributes, inputs=inputs, outputs=outputs)
-        return work * op.repeats, cycles * op.repeats
+        return kind.work * most * op.repeats, cycles * op.repeats
 
     def _product(
         self, anchor: Operator, family: Family, stored: Mapping[str, TensorInfo]
@@ -251,7 +261,7 @@ class KernelMaker:
         if family not in _MULTIPLIES or not anchor.outputs or not anchor.outputs[0]:
             return 0, 0, 0
         output = self._tensors[anchor.outputs[0]]
-        elements = self._connections.elements(anchor.outputs[0])
+        elements = self._connections.elements[anchor.outputs[0]]
         at = _WEIGHT_INPUT.get(anchor.full_kind, 1)
         name = anchor.inputs[at] if at < len(anchor.inputs) else ""
         weight = self._tensors[name] if name else None
@@ -275,5 +285,7 @@ class KernelMaker:
 
 def groups_of(anchor: Operator) -> int:
     """Of a convolution; 1 of anything else."""
+    if not anchor.attributes:
+        return 1
     group = anchor.attributes.get("group", 1)
     return group if isinstance(group, int) and group > 0 else 1

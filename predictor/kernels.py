@@ -11,7 +11,8 @@ chains of element-wise operators as one kernel.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass
 
 from predictor.fusions import fused_of
 from predictor.graph import ModelGraph, Operator, TensorInfo
@@ -31,6 +32,7 @@ _ACTIVATIONS = _AFTER_CONV | _AFTER_GEMM | {"HardSwish", "Gelu", "PRelu", "Swish
 # What may ever join the kernel before it; a code generator's chains take all that is element-wise too.
 _JOINS = _QUANTISES | _ACTIVATIONS | {"BatchNormalization", "Cast", "Add", "Sum", "Mul", "Sub", "Div"}
 _JOINS_CHAINS = _JOINS | {name for name, kind in KINDS.items() if kind.family is Family.ELEMENTWISE}
+_QUANTISED_PRODUCTS = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul"))
 _CHAINS = (Family.ELEMENTWISE, Family.NORMALISE)
 _IMAGE_RANK = 4
 _BLOCK = 16  # channels that ONNX Runtime's convolutions keep together
@@ -43,10 +45,13 @@ class Views:
     def __init__(self, graph: ModelGraph) -> None:
         self.connections = Connections(graph)
         self._maker = KernelMaker(self.connections)
+        self._integers: _Integers | None = None
 
     def fused(self, *, fuses_chains: bool) -> tuple[Kernel, ...]:
         """As `kernels_of`."""
-        fusion = _Fusion(self.connections, fuses_chains)
+        if self._integers is None:
+            self._integers = _integers_of(self.connections)
+        fusion = _Fusion(self.connections, self._integers, fuses_chains)
         fusion.place_all()
         return tuple(fusion.kernels(self._maker))
 
@@ -70,12 +75,54 @@ def unfused_kernels_of(graph: ModelGraph) -> tuple[Kernel, ...]:
     return Views(graph).listed()
 
 
+@dataclass(frozen=True, slots=True)
+class _Integers:
+    """Of a graph with quantised tensors: which operators run on integers, and the dequantised tensors that
+    only such operators read. Both are empty where nothing is dequantised.
+    """
+
+    operators: Sequence[bool]
+    tensors: Set[str]
+
+
+def _integers_of(connections: Connections) -> _Integers:
+    if not connections.has_quantised:
+        return _Integers((), frozenset())
+    operators = [_runs_on_integers(op, connections) for op in connections.operators]
+    tensors: set[str] = set()
+    for op, kind in zip(connections.operators, connections.kinds, strict=True):
+        name = op.outputs[0] if kind in DEQUANTISES else ""
+        if name in connections.uses and all(operators[use] for use in connections.uses[name]):
+            tensors.add(name)
+    return _Integers(operators, tensors)
+
+
+def _runs_on_integers(op: Operator, connections: Connections) -> bool:
+    """A product in few bits, or a float operator with all of its inputs and outputs between Q and DQ."""
+    if op.kind in _QUANTISED_PRODUCTS:
+        return op.precision in ("int8", "int4", "int2")
+    if not connections.has_quantised:
+        return False
+    kinds, producer, uses = connections.kinds, connections.producer, connections.uses
+    is_between = False
+    for name in op.inputs:
+        if name in producer:
+            if kinds[producer[name]] not in DEQUANTISES:
+                return False
+            is_between = True
+    if not is_between:
+        return False
+    read = [kinds[use] for name in op.outputs for use in uses.get(name, ())]
+    return bool(read) and _QUANTISES.issuperset(read)
+
+
 class _Fusion:
     """Which operators have been put together. `_home[i]` leads to the kernel of operator i, as in a
     union-find.
     """
 
-    def __init__(self, connections: Connections, fuses_chains: bool) -> None:
+    def __init__(self, connections: Connections, integers: _Integers, fuses_chains: bool) -> None:
+        self._connections = connections
         self._tensors = connections.tensors
         self._operators = operators = connections.operators
         self._fuses_chains = fuses_chains
@@ -92,13 +139,7 @@ class _Fusion:
         self._closed: set[int] = set()  # products that have applied their activation
         self._put_patterns_together(connections)
         self._has_quantised = connections.has_quantised
-        self._quantised: list[bool] = []
-        self._read_as_integers: set[str] = set()
-        if self._has_quantised:
-            self._quantised = [self._runs_on_integers(op) for op in operators]
-            self._read_as_integers = {
-                name for name, uses in self._uses.items() if all(self._quantised[use] for use in uses)
-            }
+        self._quantised, self._read_as_integers = integers.operators, integers.tensors
 
     def _put_patterns_together(self, connections: Connections) -> None:
         for fused in fused_of(connections, fuses_chains=self._fuses_chains):
@@ -130,45 +171,45 @@ class _Fusion:
             if not self._is_private(name, index):
                 continue
             home = self._root(source)
-            if home != index and self._fits(home, op, name):
+            if home != index and self._fits(home, index, name):
                 self._home[index] = home
                 return
 
     def kernels(self, maker: KernelMaker) -> list[Kernel]:
         """Of each home, in the file's order."""
-        home, gathered = self._home, dict[int, list[int]]()
-        for index, above in enumerate(home):
+        gathered: dict[int, list[int]] = {}
+        for index, above in enumerate(self._home):
             root = index if above == index else self._root(above)
-            if root in gathered:
-                gathered[root].append(index)
-            else:
+            known = gathered.get(root)
+            if known is None:
                 gathered[root] = [index]
-        stored = self._stored_as()
-        if not stored and not self._patterned:
-            return [
-                maker.alone(root) if len(places) == 1 else maker.together(root, tuple(places))
-                for root, places in gathered.items()
-            ]
-        return [self._kernel(maker, root, tuple(places), stored) for root, places in gathered.items()]
+            else:
+                known.append(index)
+        stored, operators = self._stored_as(), self._operators
+        return [
+            maker.alone(root)
+            if len(places) == 1 and (not stored or stored.keys().isdisjoint(operators[root].inputs))
+            else self._joined(maker, root, tuple(places), stored)
+            for root, places in gathered.items()
+        ]
 
-    def _kernel(
-        self, maker: KernelMaker, root: int, places: tuple[int, ...], stored: dict[str, TensorInfo]
+    def _joined(
+        self, maker: KernelMaker, root: int, places: tuple[int, ...], stored: Mapping[str, TensorInfo]
     ) -> Kernel:
-        if self._patterned.isdisjoint(places):
-            if len(places) == 1 and stored.keys().isdisjoint(self._operators[root].inputs):
-                return maker.alone(root)
-            if not stored:
-                return maker.together(root, places)
-        if stored:
-            return maker.of(places, stored, root=root, anchors=self._anchors, spared=self._spared)
-        told = tuple(  # which patterns these are: other views may know the same
-            [
-                (place, place in self._spared, self._kinds[place], self._anchors[place].inputs)
-                for place in places
-                if place in self._patterned
-            ]
-        )
-        return maker.together(root, places, told, anchors=self._anchors, spared=self._spared)
+        """A kernel of operators that run together, or of one that reads what is stored otherwise."""
+        if not stored and self._patterned.isdisjoint(places):
+            return maker.together(root, places)
+        read = {
+            name: stored[name] for place in places for name in self._operators[place].inputs if name in stored
+        }
+        patterns = [  # which these are: other views may know the same
+            (place, place in self._spared, self._kinds[place], self._anchors[place].inputs)
+            for place in places
+            if place in self._patterned
+        ]
+        told = (*patterns, *read)
+        anchors, spared = self._anchors, self._spared
+        return maker.together(root, places, told, anchors=anchors, spared=spared, stored=read)
 
     def _stored_as(self) -> dict[str, TensorInfo]:
         """Dequantised tensors that exist only inside a kernel, by name: the quantised tensor that is
@@ -189,7 +230,10 @@ class _Fusion:
 
     def _is_private(self, name: str, index: int) -> bool:
         """Whether nothing but the kernel of operator `index` reads it."""
-        return name not in self._ends and all(self._home[use] == index for use in self._uses[name])
+        home, uses = self._home, self._uses[name]
+        if len(uses) == 1:
+            return home[uses[0]] == index and name not in self._ends
+        return name not in self._ends and all(home[use] == index for use in uses)
 
     def _take_in_dequantised(self, index: int, op: Operator) -> None:
         """A dequantisation all of whose readers run on integers belongs to the first of them, and costs
@@ -202,32 +246,23 @@ class _Fusion:
             if self._home[source] == source and name in self._read_as_integers:
                 self._home[source] = index
 
-    def _runs_on_integers(self, op: Operator) -> bool:
-        """A product in few bits, or a float operator with all of its inputs and outputs between Q and DQ."""
-        if op.kind in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
-            return op.precision in ("int8", "int4", "int2")
-        if not self._has_quantised:
-            return False
-        kinds = self._own_kinds
-        made = [kinds[self._producer[name]] for name in op.inputs if name in self._producer]
-        read = [kinds[use] for name in op.outputs for use in self._uses.get(name, ())]
-        return bool(made and read) and set(made) <= DEQUANTISES and set(read) <= _QUANTISES
-
-    def _fits(self, home: int, op: Operator, through: str) -> bool:
-        family = KINDS[self._kinds[home]].family
-        if op.full_kind in _QUANTISES:
+    def _fits(self, home: int, index: int, through: str) -> bool:
+        family, kind = KINDS[self._kinds[home]].family, self._kinds[index]
+        if kind in _QUANTISES:
             return self._is_quantised(home)
         if family in PRODUCTS:
-            return self._absorbs(home, op, through)
-        return self._fuses_chains and family in _CHAINS and KINDS[op.full_kind].family is Family.ELEMENTWISE
+            return self._absorbs(home, self._anchors[index], kind, through)
+        return self._fuses_chains and family in _CHAINS and KINDS[kind].family is Family.ELEMENTWISE
 
     def _is_quantised(self, home: int) -> bool:
         """Whether the product there runs on integers."""
-        return self._quantised[home] if self._has_quantised else self._runs_on_integers(self._operators[home])
+        if self._has_quantised:
+            return self._quantised[home]
+        return _runs_on_integers(self._operators[home], self._connections)
 
-    def _absorbs(self, home: int, op: Operator, through: str) -> bool:
-        """Whether a product takes in the operator behind it."""
-        anchor, kind = self._anchors[home], op.full_kind
+    def _absorbs(self, home: int, op: Operator, kind: str, through: str) -> bool:
+        """Whether a product takes in the operator behind it, which is of this kind."""
+        anchor = self._anchors[home]
         if len(op.inputs) > _MAX_TAKEN_INPUTS or home in self._closed:
             return False
         if kind in _ACTIVATIONS:

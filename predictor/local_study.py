@@ -24,8 +24,8 @@ from predictor.errors import GraphRejected, PredictorError
 from predictor.evaluate import COVERAGE, AccuracyCard, accuracy_card, card_of
 from predictor.graph import ModelGraph
 from predictor.model_files import MANIFEST, read_manifest, stated_shapes
-from predictor.onnx_reader import read_graph
 from predictor.predict import Prediction, Predictor
+from predictor.reading.reader import read_graph
 from predictor.reference_set import reference_models
 
 _TRIES = 3  # a busy machine breaks the rules of the protocol now and then

@@ -22,19 +22,18 @@ from devices.target import Runtime
 from devices.vocabulary import Value
 from predictor.checkpoint_header import header_text, read_header
 from predictor.errors import CheckpointRejected
-from predictor.few_shot.config import FewShotConfig
-from predictor.few_shot.whole_graphs import WholeGraphConfig
+from predictor.few_shot.whole_graphs import HEAD_VERSION
 from predictor.kernel_costs.features import FEATURE_COUNT, FEATURE_VERSION
 from predictor.kernel_costs.network import CostNetwork, from_arrays, to_arrays
 from predictor.kernel_costs.pricing import Pricer
 from predictor.kernel_costs.ranges import SIZED, SeenKernels
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MAX_META_BYTES = 5 << 20
 _KEY = "laptime-meta"
 _LAYERS = 3
 _MOST_WEIGHT = 1e6  # beyond, single precision may overflow
-_MOST_PRIOR = 100.0
+_MOST_WIDENING = 100.0
 _SHIPPED = ("predictor.checkpoints", "meta.safetensors")
 
 
@@ -50,14 +49,11 @@ class MetaFacts(Value):
 
     format_version: int = FORMAT_VERSION
     feature_version: int = FEATURE_VERSION
+    head_version: int = HEAD_VERSION
     sources: tuple[Source, ...] = Field(min_length=1)
     members: int = Field(ge=1)
     seen_names: tuple[str, ...]
-    by_class: float = Field(ge=0, le=_MOST_PRIOR)
-    by_source_and_class: float = Field(ge=0, le=_MOST_PRIOR)
-    sources_variance: float = Field(ge=0, le=_MOST_PRIOR)
-    smooth: float = Field(gt=0, le=_MOST_PRIOR)
-    widening: float = Field(gt=0, le=_MOST_PRIOR)  # standard deviations on each side of 90 %
+    widening: float = Field(gt=0, le=_MOST_WIDENING)  # standard deviations on each side of 90 %
     dataset_sha256: str
     command: str
     model_count: int
@@ -76,15 +72,6 @@ class MetaCheckpoint:
     def pricer(self) -> Pricer:
         """The network as prices of graphs."""
         return Pricer.of(self.network, [source.runtime for source in self.facts.sources])
-
-    @cached_property
-    def config(self) -> WholeGraphConfig:
-        """Of the few-shot head."""
-        return WholeGraphConfig(
-            by_class=self.facts.by_class,
-            by_source_and_class=self.facts.by_source_and_class,
-            head=FewShotConfig(sources=self.facts.sources_variance, smooth=self.facts.smooth),
-        )
 
     @cached_property
     def sha256(self) -> str:
@@ -109,7 +96,7 @@ class MetaCheckpoint:
             data,
             _KEY,
             most_bytes=MAX_META_BYTES,
-            format_version=FORMAT_VERSION,
+            versions={"format_version": FORMAT_VERSION, "head_version": HEAD_VERSION},
             name="the meta-learned checkpoint",
             remedy="train it again",
         )

@@ -19,15 +19,16 @@ from numpy.typing import NDArray
 
 from predictor.campaign.dataset import read_dataset
 from predictor.campaign.examples import MeasuredModels, examples_of, measured_models
+from predictor.checkpoint import TargetFacts
 from predictor.errors import PredictorError
 from predictor.few_shot.target import AdaptedGraphs
-from predictor.few_shot.whole_graphs import WholeGraphConfig
 from predictor.kernel_costs.pricing import NOMINAL_VIEW, Encoded, Pricer
 from predictor.kernel_costs.ranges import SeenKernels
 from predictor.kernel_costs.table import View
 from predictor.kernel_costs.training import TrainingConfig, train
 from predictor.meta_checkpoint import MetaCheckpoint, MetaFacts, Source
-from predictor.resemblance import source_weights
+from predictor.resemblance import expectations
+from predictor.roofline import Machine, machine_of
 
 Floats = NDArray[np.float64]
 Report = Callable[[str], None]
@@ -43,7 +44,6 @@ class MetaConfig:
     """How a checkpoint is made. `fold_members`: of the networks that only calibrate."""
 
     training: TrainingConfig = field(default_factory=TrainingConfig)
-    head: WholeGraphConfig = field(default_factory=WholeGraphConfig)
     folds: int = 4
     fold_members: int = 1
     seed: int = 0
@@ -83,26 +83,21 @@ def train_meta(
     """The checkpoint of a dataset. Deterministic for a seed and a number of threads. Raises `PredictorError`
     where nothing was measured but the reference set.
     """
-    rows = [index for index, model in enumerate(data.models) if model.family != REFERENCE_FAMILY]
-    if not rows:
+    learned = without_families(data, ())
+    if not learned.models:
         raise PredictorError(
             f"the dataset holds {len(data.models)} models that can be rebuilt, all of the reference set; "
             "measure families too (`laptime-predictor campaign`)"
         )
     widening = calibrated_widening(data, config, report)
-    columns = range(len(data.targets))
-    report(f"training on {len(rows)} models and {len(data.targets)} targets")
-    network = train(examples_of(data.take(rows, columns)), config.training, report)
+    report(f"training on {len(learned.models)} models and {len(data.targets)} targets")
+    network = train(examples_of(learned), config.training, report)
     tables = [table for model in data.models for table in model.encoded.tables.values()]
     seen = SeenKernels.of(tables)
     facts = MetaFacts(
         sources=tuple(Source(target_key=target.key, runtime=target.runtime) for target in data.targets),
         members=config.training.members,
         seen_names=tuple(sorted(seen.bounds)),
-        by_class=config.head.by_class,
-        by_source_and_class=config.head.by_source_and_class,
-        sources_variance=config.head.head.sources,
-        smooth=config.head.head.smooth,
         widening=widening,
         dataset_sha256=dataset_sha256,
         command=command,
@@ -131,8 +126,9 @@ def calibrated_widening(data: MeasuredModels, config: MetaConfig, report: Report
         network_data = without_families(data, fold)
         training = replace(config.training, members=config.fold_members)
         network = train(examples_of(network_data), training, report)
-        prices = price_models(data, Pricer.of(network, [target.runtime for target in data.targets]))
-        misses += list(_misses(data, prices, fold, config.head))
+        judged = of_families(data, (*fold, REFERENCE_FAMILY))
+        pricer = Pricer.of(network, [target.runtime for target in data.targets])
+        misses += list(_misses(judged, pricer, fold))
     if not misses:
         return _LEAST_WIDENING
     # every target counts the same, however many of the models it runs
@@ -141,33 +137,47 @@ def calibrated_widening(data: MeasuredModels, config: MetaConfig, report: Report
 
 
 def without_families(data: MeasuredModels, families: Sequence[str]) -> MeasuredModels:
-    """All targets, and the models of other families; never the reference set."""
+    """All targets, and the models of other families; never the reference set, under whatever name."""
     out = {*families, REFERENCE_FAMILY}
-    rows = [index for index, model in enumerate(data.models) if model.family not in out]
+    references = {model.digest for model in data.models if model.family == REFERENCE_FAMILY}
+    rows = [
+        index
+        for index, model in enumerate(data.models)
+        if model.family not in out and model.digest not in references
+    ]
     return data.take(rows, range(len(data.targets)))
 
 
-def price_models(data: MeasuredModels, pricer: Pricer) -> Prices:
-    """All models on the hardware and threads of the first target."""
-    first = data.targets[0]
+def of_families(data: MeasuredModels, families: Sequence[str]) -> MeasuredModels:
+    """All targets, and the models of these families."""
+    rows = [index for index, model in enumerate(data.models) if model.family in families]
+    return data.take(rows, range(len(data.targets)))
+
+
+def price_models(data: MeasuredModels, pricer: Pricer, target: TargetFacts) -> Prices:
+    """All models on the hardware and threads of a target."""
     priced = [
-        pricer.price(_in_views(model.encoded, pricer), first.runtime, first.hardware) for model in data.models
+        pricer.price(_in_views(model.encoded, pricer), target.runtime, target.hardware)
+        for model in data.models
     ]
     return Prices(np.array([one.total_ms for one in priced]), np.array([one.class_ms for one in priced]))
 
 
-def _misses(
-    data: MeasuredModels, prices: Prices, fold: Sequence[str], head: WholeGraphConfig
-) -> Iterator[Floats]:
+def _misses(data: MeasuredModels, pricer: Pricer, fold: Sequence[str]) -> Iterator[Floats]:
     """For each left-out target, with and without its siblings: errors in their own standard deviations."""
     families = np.array([model.family for model in data.models])
     engines = np.array([target.runtime.engine for target in data.targets])
+    by_machine: dict[Machine, Prices] = {}
     for column, target in enumerate(data.targets):
         measured = np.isfinite(data.latency_ms[:, column])
         support = np.flatnonzero(measured & (families == REFERENCE_FAMILY))
         query = np.flatnonzero(measured & np.isin(families, fold))
         if len(support) < FEWEST_REFERENCES or not len(query):
             continue
+        machine = machine_of(target.runtime, target.hardware)
+        if machine not in by_machine:
+            by_machine[machine] = price_models(data, pricer, target)
+        prices = by_machine[machine]
         others = np.flatnonzero(np.arange(len(data.targets)) != column)
         strangers = np.flatnonzero(engines != target.runtime.engine)
         for learned in (others, strangers):
@@ -180,8 +190,7 @@ def _misses(
                 prices.total_ms[np.ix_(support, sources)],
                 prices.class_ms[np.ix_(support, sources)],
                 latency_ms[support],
-                weights=source_weights(target.runtime, runtimes),
-                config=head,
+                expectations=expectations(target.runtime, runtimes),
             )
             said = adapted.estimate(
                 prices.total_ms[np.ix_(query, sources)], prices.class_ms[np.ix_(query, sources)]

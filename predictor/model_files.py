@@ -16,7 +16,7 @@ from pathlib import Path
 from devices.model_ref import sha256_of
 from predictor.errors import PredictorError
 from predictor.graph import ModelGraph
-from predictor.onnx_reader import read_graph
+from predictor.reading.reader import read_graph
 from predictor.reference_set import ReferenceModel, reference_models
 
 MANIFEST = "manifest.json"

@@ -22,7 +22,7 @@ from predictor.few_shot.target import AdaptedGraphs, GraphEstimates
 from predictor.graph import ModelGraph
 from predictor.kernel_costs.table import View, kernels_in, name_of, view_of
 from predictor.meta_checkpoint import MetaCheckpoint, shipped
-from predictor.resemblance import source_weights
+from predictor.resemblance import expectations
 
 Floats = NDArray[np.float64]
 
@@ -82,16 +82,17 @@ class Predictor:
                 support.total_ms,
                 support.class_ms,
                 support.latency_ms,
-                weights=source_weights(runtime, sources),
-                config=meta.config,
+                expectations=expectations(runtime, sources),
             )
             for runtime, support in zip(runtimes, checkpoint.pooled, strict=True)
         ]
         own = checkpoint.support
         total_ms, class_ms = self._with_pooled(own.total_ms, own.class_ms)
-        weights = source_weights(self._target.runtime, sources, runtimes)
         self._adapted = AdaptedGraphs.of(
-            total_ms, class_ms, own.latency_ms, weights=weights, config=meta.config
+            total_ms,
+            class_ms,
+            own.latency_ms,
+            expectations=expectations(self._target.runtime, sources, runtimes),
         )
 
     def predict(self, graph: ModelGraph, coverage: float = 0.9) -> Prediction:

@@ -26,6 +26,7 @@ class KernelClass(StrEnum):
     GEMV = "gemv"  # few rows: bound by reading the weights
     RECURRENT = "recurrent"
     INT8 = "int8"
+    DYNAMIC_INT8 = "dynamic_int8"  # inputs quantised while running: few runtimes have kernels of their own
     LOW_BIT = "low_bit"  # weights in 4 or 2 bits
     ELEMENTWISE = "elementwise"
     NORMALISE = "normalise"
@@ -37,6 +38,8 @@ class KernelClass(StrEnum):
 
 GEMV_ROWS = 4  # up to here a product with a weight matrix is bound by reading it
 _FREQUENCY_HZ = 3e9
+_UNSHARED = 0.08  # of a kernel's work, which one thread does alone
+_HANDOVER_S = 4e-6  # from one thread to several and back, for each kernel
 CLASS_BY_FAMILY = {
     Family.RECURRENT: KernelClass.RECURRENT,
     Family.ELEMENTWISE: KernelClass.ELEMENTWISE,
@@ -52,8 +55,13 @@ CLASS_BY_FAMILY = {
 # Share of the peak that a good library reaches. Depthwise kernels load about as often as they multiply.
 EFFICIENCY = {
     KernelClass.CONV: 0.6, KernelClass.DEPTHWISE: 0.15, KernelClass.GEMM: 0.7, KernelClass.GEMV: 0.7,
-    KernelClass.RECURRENT: 0.4, KernelClass.INT8: 0.5, KernelClass.LOW_BIT: 0.3,
+    KernelClass.RECURRENT: 0.4, KernelClass.INT8: 0.5, KernelClass.DYNAMIC_INT8: 0.5,
+    KernelClass.LOW_BIT: 0.3,
 }  # fmt: skip
+
+
+QUANTISED_CLASSES = (KernelClass.INT8, KernelClass.DYNAMIC_INT8, KernelClass.LOW_BIT, KernelClass.CONVERT)
+_DYNAMIC_KINDS = frozenset(("MatMulInteger", "ConvInteger", "DynamicQuantizeMatMul", "MatMulIntegerToFloat"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +105,7 @@ def machine_of(runtime: Runtime, hardware: Hardware) -> Machine:
         )
     lanes, int8_speedup = _vectors(set(hardware.isa_flags))
     threads = max(min(runtime.threads, hardware.logical_cores), 1)
-    scale = 1.0 / (0.1 + 0.9 / threads)  # Amdahl, a tenth of the work not shared out
+    scale = 1.0 / (_UNSHARED + (1.0 - _UNSHARED) / threads)  # Amdahl's law
     per_cycle = 2.0 * lanes  # two fused multiply-add pipes
     return Machine(
         macs_per_s=per_cycle * _FREQUENCY_HZ * scale,
@@ -111,7 +119,7 @@ def machine_of(runtime: Runtime, hardware: Hardware) -> Machine:
         shared_cache_bytes=3e7,
         shared_cache_bytes_per_s=2.4e10 * min(scale, 4.0),
         memory_bytes_per_s=1.2e10 * min(scale, 4.0),
-        launch_s=1e-6 * (1.0 if threads == 1 else 2.0),
+        launch_s=1e-6 if threads == 1 else 1e-6 + _HANDOVER_S,
         view_s=0.4e-6,
         call_s=5e-6,
     )
@@ -124,7 +132,7 @@ def class_of(kernel: Kernel) -> KernelClass:
     if kernel.precision in ("int4", "uint4", "int2", "uint2"):
         return KernelClass.LOW_BIT
     if kernel.precision in ("int8", "uint8"):
-        return KernelClass.INT8
+        return KernelClass.DYNAMIC_INT8 if kernel.anchor.kind in _DYNAMIC_KINDS else KernelClass.INT8
     if kernel.family is Family.CONV:
         return KernelClass.DEPTHWISE if kernel.is_depthwise else KernelClass.CONV
     is_bound_by_weights = kernel.rows <= GEMV_ROWS and kernel.weight_bytes > 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from predictor.graph import ModelGraph, Operator, TensorInfo, bits_of
 from predictor.kinds import DEQUANTISES
@@ -25,7 +25,8 @@ class Fused:
 
 class Connections:
     """What every way to run a graph asks of it, worked out once: who makes a tensor and who reads it (each
-    once), which tensors leave the graph, full kinds of operators, sizes of tensors.
+    once), which tensors leave the graph, full kinds of operators; of each tensor its elements and its bytes,
+    densely packed.
     """
 
     def __init__(self, graph: ModelGraph) -> None:
@@ -37,9 +38,15 @@ class Connections:
         self.ends = frozenset([tensor.name for tensor in graph.outputs])
         self.producer: dict[str, int] = {}
         self.uses: dict[str, list[int]] = {}
-        self._elements: dict[str, int] = {}
-        self._sizes: dict[str, int] = {}
-        producer, uses = self.producer, self.uses
+        self.elements: dict[str, int] = {}
+        self.size_bytes: dict[str, int] = {}
+        self.weights: set[str] = set()
+        self.has_overridable = False  # weights that the caller may replace
+        self._connect()
+        self._measure()
+
+    def _connect(self) -> None:
+        producer, uses, operators = self.producer, self.uses, self.operators
         for index, op in enumerate(operators):
             for name in op.outputs:
                 if name:
@@ -52,20 +59,16 @@ class Connections:
                 elif known[-1] != index:  # once, however often the operator reads it
                     known.append(index)
 
-    def elements(self, name: str) -> int:
-        """Of a tensor."""
-        known = self._elements.get(name)
-        if known is None:
-            known = self._elements[name] = math.prod(self.tensors[name].shape)
-        return known
-
-    def size_bytes(self, name: str) -> int:
-        """Of a tensor, densely packed."""
-        known = self._sizes.get(name)
-        if known is None:
-            bits = self.elements(name) * bits_of(self.tensors[name].dtype)
-            known = self._sizes[name] = -(-bits // 8)
-        return known
+    def _measure(self) -> None:
+        elements, size_bytes, weights = self.elements, self.size_bytes, self.weights
+        for name, (_, dtype, shape, role) in self.tensors.items():
+            count = elements[name] = math.prod(shape)
+            size_bytes[name] = -(-count * bits_of(dtype) // 8)
+            if role == "constant":
+                weights.add(name)
+            elif role == "overridable":
+                weights.add(name)
+                self.has_overridable = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,12 +141,16 @@ class Wiring:
         """Whether nothing but the last result leaves, and all run equally often."""
         last = max(members)
         repeats = self.operators[last].repeats
-        if any(self.operators[place].repeats != repeats for place in members):
-            return False
-        inner = [name for place in members if place != last for name in self.operators[place].outputs if name]
-        return self.ends.isdisjoint(inner) and all(
-            members.issuperset(self.uses.get(name, ())) for name in inner
-        )
+        for place in members:
+            op = self.operators[place]
+            if op.repeats != repeats:
+                return False
+            if place == last:
+                continue
+            for name in op.outputs:
+                if name and (name in self.ends or not members.issuperset(self.uses.get(name, ()))):
+                    return False
+        return True
 
 
 def put_together(wiring: Wiring, members: set[int], kind: str, inputs: tuple[str, ...]) -> Fused | None:
@@ -152,5 +159,19 @@ def put_together(wiring: Wiring, members: set[int], kind: str, inputs: tuple[str
     if not wiring.is_closed(inner) or wiring.is_split(inputs[0]):
         return None
     last = max(inner)
-    anchor = replace(wiring.operators[last], kind=kind, domain="", inputs=inputs, attributes={})
+    op = wiring.operators[last]
+    anchor = Operator(
+        name=op.name,
+        kind=kind,
+        domain="",
+        attributes={},
+        inputs=inputs,
+        outputs=op.outputs,
+        macs=op.macs,
+        bytes_read=op.bytes_read,
+        bytes_written=op.bytes_written,
+        parameters=op.parameters,
+        precision=op.precision,
+        repeats=op.repeats,
+    )
     return Fused(anchor, tuple(sorted(inner)), inner)

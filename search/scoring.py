@@ -12,8 +12,8 @@ from typing import Protocol
 
 from predictor.errors import GraphRejected
 from predictor.graph import ModelGraph
-from predictor.onnx_reader import read_graph
 from predictor.predict import Prediction
+from predictor.reading.reader import read_graph
 from search.errors import BuildFailed, RequestRejected
 from search.genome import Genome
 from search.objectives import ACCURACY, LATENCY_MS, SIZE_BYTES

@@ -9,8 +9,8 @@ from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from devices.model_ref import InputSpec
-from predictor import onnx_reader
 from predictor.errors import GraphCode, GraphRejected
+from predictor.reading import reader
 from service import artifacts
 from service.artifacts import ArtifactStore, Stored
 from service.db import tables
@@ -39,7 +39,7 @@ def inspect_model(store: ArtifactStore, data: bytes) -> ModelFacts:
     device can still measure it.
     """
     try:
-        inputs = onnx_reader.read_inputs(data)
+        inputs = reader.read_inputs(data)
         summary = _summary(data, inputs)
     except GraphRejected as rejected:
         raise Invalid(f"model_{rejected.code.value}", str(rejected)) from None
@@ -51,7 +51,7 @@ def _summary(data: bytes, inputs: tuple[InputSpec, ...]) -> dict[str, Any]:
     if dynamic:
         return {"notes": [f"the cost depends on the sizes of {', '.join(dynamic)}"]}
     try:
-        return dict(onnx_reader.summarise(onnx_reader.read_graph(data, {})))
+        return dict(reader.summarise(reader.read_graph(data, {})))
     except GraphRejected as rejected:
         if rejected.code not in _COSTLESS:
             raise

@@ -22,7 +22,7 @@ from predictor.few_shot.tally import TALLY_SHAPE, TALLY_VERSION, tally_kernels, 
 from predictor.graph import ModelGraph
 from predictor.networks import nb201
 from predictor.networks.registry import FAMILIES
-from predictor.onnx_reader import read_graph
+from predictor.reading.reader import read_graph
 
 VIEWS = 2  # the operators that training code runs, and the kernels that a converter leaves
 # Which form of a network each view is taken of. Most spaces have one form, and both views come from it.

@@ -19,7 +19,7 @@ from predictor.checkpoint import TargetFacts
 from predictor.errors import GraphRejected
 from predictor.graph import ModelGraph
 from predictor.local_study import Subject, subjects_in
-from predictor.onnx_reader import read_graph
+from predictor.reading.reader import read_graph
 from predictor.reference_set import reference_models
 
 Builders = Mapping[str, Callable[[], Built]]

@@ -23,7 +23,7 @@ from predictor.kernel_costs.pricing import Encoded
 from predictor.kernel_costs.table import View, kernels_in, tabulate, view_of
 from predictor.kernel_costs.training import Examples, view_examples
 from predictor.kernels import Kernel
-from predictor.onnx_reader import read_graph
+from predictor.reading.reader import read_graph
 from predictor.roofline import machine_of
 
 Floats = NDArray[np.float64]
@@ -59,7 +59,8 @@ class MeasuredModels:
         kept = list(columns)
         models = tuple(_on_columns(self.models[row], kept) for row in rows)
         targets = tuple(self.targets[column] for column in kept)
-        return MeasuredModels(models, targets, self.latency_ms[np.ix_(list(rows), kept)])
+        indices = np.asarray(rows, dtype=np.intp)  # of none too
+        return MeasuredModels(models, targets, self.latency_ms[indices][:, kept])
 
 
 def measured_models(rows: Iterable[Row], report: Callable[[str], None] = lambda _: None) -> MeasuredModels:
@@ -86,7 +87,8 @@ def measured_models(rows: Iterable[Row], report: Callable[[str], None] = lambda 
             latencies.append(latency)
         if len(models) % 200 == 0:
             report(f"{len(models)} models rebuilt")
-    return MeasuredModels(tuple(models), tuple(targets[key] for key in keys), np.array(latencies))
+    latency_ms = np.reshape(latencies, (len(models), len(keys)))  # of no model too
+    return MeasuredModels(tuple(models), tuple(targets[key] for key in keys), latency_ms)
 
 
 def examples_of(data: MeasuredModels) -> Examples:

@@ -24,7 +24,7 @@ from predictor.campaign.models import Built, reference_built
 from predictor.campaign.store import Campaigner, CampaignFolder, Record, place_of
 from predictor.errors import GraphRejected, PredictorError
 from predictor.graph import ModelGraph
-from predictor.onnx_reader import read_graph
+from predictor.reading.reader import read_graph
 from predictor.reference_set import reference_models
 
 BATCH = 24

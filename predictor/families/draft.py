@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predictor.families.style import Style
-from predictor.onnx_net import uniform
+from predictor.networks.onnx_net import uniform
 
 Attribute = int | float | str | Sequence[int] | Sequence[float]
 Array = NDArray[np.generic]

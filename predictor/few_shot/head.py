@@ -34,7 +34,8 @@ class Posterior:
 
     With x (n,) the prior covariance of a new latency with the support and v its prior variance, the mean is
     `offset` + x . `alpha`, and its variance without noise is `constant` + x . `slope` + x `curvature` x +
-    `own` v - mean^2. `noise`: relative standard deviation of a measurement.
+    `own` v - mean^2. `noise`: relative standard deviation of a measurement. `log_evidence`: the logarithm of
+    how probable the measurements were, in milliseconds, up to a constant for n.
     """
 
     scale_ms: float
@@ -45,6 +46,7 @@ class Posterior:
     curvature: Floats  # (n, n)
     own: float
     noise: float
+    log_evidence: float
 
     def median_ms(self, cross: Floats) -> Floats:
         """(N,), of the covariance (N, n) between new architectures and the support."""
@@ -76,14 +78,19 @@ def fit(
     t = latency_ms / scale_ms
     doubt = np.ones(len(t))
     for _ in range(_ROUNDS):
-        weights, offsets, alphas, inverses = _components(covariance, t, guess * np.sqrt(doubt), grid)
+        log_evidence, weights, offsets, alphas, inverses = _components(
+            covariance, t, guess * np.sqrt(doubt), grid
+        )
         mean = weights @ (offsets[:, None] + (grid[:, :1] ** 2) * (alphas @ covariance))  # (n,)
         guess = np.maximum(mean, _LEAST_GUESS)
         doubt = _doubt(weights, alphas, inverses)
-    return _averaged(scale_ms, grid, (weights, offsets, alphas, inverses))
+    log_evidence -= len(t) * np.log(scale_ms)
+    return _averaged(scale_ms, grid, (weights, offsets, alphas, inverses), log_evidence)
 
 
-def _averaged(scale_ms: float, grid: Floats, components: tuple[Floats, Floats, Floats, Floats]) -> Posterior:
+def _averaged(
+    scale_ms: float, grid: Floats, components: tuple[Floats, Floats, Floats, Floats], log_evidence: float
+) -> Posterior:
     """The mean and the second moment of all components are at most quadratic in x, so their averages are."""
     weights, offsets, alphas, inverses = components
     squared = grid[:, 0] ** 2  # (C,)
@@ -101,6 +108,7 @@ def _averaged(scale_ms: float, grid: Floats, components: tuple[Floats, Floats, F
         curvature=np.einsum("c,cij->ij", weights * squared**2, outer),
         own=float(weights @ squared),
         noise=float(np.sqrt(weights @ grid[:, 1] ** 2)),
+        log_evidence=log_evidence,
     )
 
 
@@ -113,8 +121,10 @@ def _doubt(weights: Floats, alphas: Floats, inverses: Floats) -> Floats:
 
 def _components(
     covariance: Floats, t: Floats, guess: Floats, grid: Floats
-) -> tuple[Floats, Floats, Floats, Floats]:
-    """Weights (C,), offsets (C,), alphas (C, n) and inverses (C, n, n), all components at once."""
+) -> tuple[float, Floats, Floats, Floats, Floats]:
+    """The logarithm of the components' mean evidence, their weights (C,), offsets (C,), alphas (C, n) and
+    inverses (C, n, n), all at once.
+    """
     noise = (grid[:, 1:2] * guess) ** 2  # (C, n)
     total = (grid[:, 0] ** 2)[:, None, None] * covariance + noise[:, :, None] * np.eye(len(t))
     inverses: Floats = np.linalg.inv(total).astype(np.float64)
@@ -126,5 +136,7 @@ def _components(
     _, log_determinant = np.linalg.slogdet(total)
     evidence = -0.5 * (np.einsum("ci,ci->c", residual, alphas) + log_determinant + np.log(precision))
     evidence -= 0.5 * (np.log(grid[:, 0]) / _AMPLITUDE_LOG_SD) ** 2
-    weights = np.exp(evidence - evidence.max())
-    return weights / weights.sum(), offsets, alphas, inverses
+    most = float(evidence.max())
+    weights = np.exp(evidence - most)
+    log_evidence = most + float(np.log(weights.mean()))
+    return log_evidence, weights / weights.sum(), offsets, alphas, inverses

@@ -9,29 +9,51 @@ rest as another.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from predictor.few_shot.config import FewShotConfig
 from predictor.few_shot.regressors import Regressors
+from predictor.kernel_costs.table import CLASSES
+from predictor.roofline import QUANTISED_CLASSES, KernelClass
 
 Floats = NDArray[np.float64]
 
+HEAD_VERSION = 1  # raise it when the same measurements give other predictions: intervals are calibrated anew
+HEAD = FewShotConfig(sources=0.03, noise=(0.05, 0.1, 0.2))
 _LOG_CENTRE = 1.0  # of log milliseconds, and their spread: constants, so that no graph depends on another
 _LOG_SPREAD = 2.0
 
 
+def _by_class(*, common: float, quantised: float, launch: float) -> Floats:
+    """(C,). Quantised kernels are where runtimes differ most: one has instructions for them, another unpacks
+    them into floats. Launches take microseconds in one and tens of them in another.
+    """
+    deviations = dict.fromkeys(CLASSES, common) | dict.fromkeys(QUANTISED_CLASSES, quantised)
+    return np.array([(deviations | {KernelClass.LAUNCH: launch})[kind] for kind in CLASSES])
+
+
+# Prior standard deviations of a target's factors for classes of kernels, (C,), where it is expected to run as
+# its engine does elsewhere, and where it may be unlike anything.
+ALIKE = _by_class(common=0.1, quantised=0.2, launch=0.2)
+UNLIKE = _by_class(common=0.2, quantised=0.6, launch=2.0)
+FOREIGN = _by_class(common=0.4, quantised=1.0, launch=3.0)
+# Of its mixture of sources, class by class: times the square root of their number.
+_MIXTURE = _by_class(common=0.1, quantised=1.0, launch=0.1)
+
+
 @dataclass(frozen=True, slots=True)
-class WholeGraphConfig:
-    """Prior standard deviations of a new target's ratio: of its class factors, of its mixture of sources
-    class by class; and the head's own configuration.
+class Expectation:
+    """What a target may be like: `weights` (S,), together one, of the sources that it should resemble, and
+    `by_class` (C,), the prior standard deviations of its own factors. `log_prior`: how much speaks for it
+    before anything is measured.
     """
 
-    by_class: float = 0.2
-    by_source_and_class: float = 0.25
-    head: FewShotConfig = field(default_factory=lambda: FewShotConfig(sources=0.3))
+    weights: Floats
+    by_class: Floats
+    log_prior: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,26 +64,17 @@ class RelativeGraphs:
     regressors: Regressors
 
 
-def relative_graphs(
-    total_ms: Floats, class_ms: Floats, weights: Floats, config: WholeGraphConfig
-) -> RelativeGraphs:
-    """From S sources' milliseconds of N graphs: `total_ms` (N, S) and by class `class_ms` (N, S, C).
-    `weights` (S,), which sum to one.
-    """
+def relative_graphs(total_ms: Floats, class_ms: Floats, expected: Expectation) -> RelativeGraphs:
+    """From S sources' milliseconds of N graphs: `total_ms` (N, S) and by class `class_ms` (N, S, C)."""
+    weights = expected.weights
     log_ms = np.log(total_ms)
     log_scale = log_ms @ weights
     scale = np.exp(log_scale)
     shares = weights @ (class_ms / total_ms[:, :, None])  # (N, C)
     relative = class_ms / scale[:, None, None]  # (N, S, C)
-    apart = relative - (weights @ relative)[:, None, :]
+    apart = (relative - (weights @ relative)[:, None, :]) * _MIXTURE
     count, sources, _ = class_ms.shape
-    linear = np.concatenate(
-        [
-            config.by_class * shares,
-            config.by_source_and_class / np.sqrt(sources) * apart.reshape(count, -1),
-        ],
-        axis=1,
-    )
+    linear = np.concatenate([expected.by_class * shares, apart.reshape(count, -1) / np.sqrt(sources)], axis=1)
     shape = np.concatenate([np.sqrt(shares), ((log_scale - _LOG_CENTRE) / _LOG_SPREAD)[:, None]], axis=1)
     regressors = Regressors.of(log_ms - log_scale[:, None], linear=linear, shape=shape, weights=weights)
     return RelativeGraphs(scale, regressors)

@@ -25,23 +25,19 @@ from predictor.kernel_costs.weight_traffic import weight_traffic
 
 Floats = NDArray[np.float64]
 
-FEATURE_VERSION = 4  # raise it when the same graph gets other numbers: older checkpoints are then refused
+FEATURE_VERSION = 5  # raise it when the same graph gets other numbers: older checkpoints are then refused
 
-_LOGS = (
-    Amount.MACS, Amount.WORK, Amount.SCALAR_CYCLES, Amount.BYTES_READ, Amount.BYTES_WRITTEN,
-    Amount.WEIGHT_BYTES, Amount.LAUNCHES, Amount.ROWS, Amount.INNER, Amount.COLUMNS, Amount.GROUPS,
-    Amount.WINDOW, Amount.STRIDE, Amount.MEMBERS,
-)  # fmt: skip
+_LOGS = Amount.GRAPH_WEIGHT_BYTES  # the amounts before it have a field each
 _LANES = np.array([4.0, 16.0, 64.0])  # vectors and tiles that a row of outputs fills, or does not
 _NEAR_BYTES = 2e6  # a cache near the core, as most have it
 _COMPANY = 4
 FEATURE_COUNT = (
-    len(_LOGS) + 5 + 2 * len(_LANES) + _COMPANY + len(Flag) + 2 * len(Neighbour)
+    _LOGS + 5 + 2 * len(_LANES) + _COMPANY + len(Flag) + 2 * len(Neighbour)
     + len(CLASSES) + len(KIND_NAMES) + len(PRECISIONS)
 )  # fmt: skip
 
 
-_LAST_LOG = len(_LOGS) + 5
+_LAST_LOG = _LOGS + 5
 _LAST_FILLED = _LAST_LOG + 2 * len(_LANES)
 _FLAGS = _LAST_FILLED + _COMPANY
 _BEFORE = _FLAGS + len(Flag)
@@ -68,10 +64,10 @@ def stacked_features(graph: ModelGraph, stacked: StackedTables) -> NDArray[np.fl
     features[:, _FLAGS:_BEFORE] = table.flags
     features[:, _BEFORE:_BEHIND] = table.before
     features[:, _BEHIND:_CLASSES] = table.behind
-    rows = np.arange(len(table))
-    features[rows, _KINDS + table.kinds] = table.kinds >= 0  # -1: the field before, written next
-    features[rows, _CLASSES + table.classes] = 1.0
-    features[rows, _PRECISIONS + table.precisions] = 1.0
+    fields, starts = features.reshape(-1), np.arange(0, features.size, FEATURE_COUNT)
+    fields[starts + (_KINDS + table.kinds)] = table.kinds >= 0  # -1: the field before, written next
+    fields[starts + (_CLASSES + table.classes)] = 1.0
+    fields[starts + (_PRECISIONS + table.precisions)] = 1.0
     return features
 
 
@@ -83,15 +79,16 @@ def _write_logs(features: NDArray[np.float32], table: KernelTable, moved: Floats
     macs = amounts[:, Amount.MACS]
     launches = np.maximum(amounts[:, Amount.LAUNCHES], 1.0)
     counted = np.empty((len(amounts), _LAST_LOG))
-    counted[:, : len(_LOGS)] = amounts[:, _LOGS]
-    counted[:, len(_LOGS)] = 0.0
-    derived = counted[:, len(_LOGS) + 1 :]
+    counted[:, :_LOGS] = amounts[:, :_LOGS]
+    counted[:, _LOGS] = 0.0
+    derived = counted[:, _LOGS + 1 :]
     derived[:, 0] = moved / launches
     derived[:, 1] = macs / launches
     derived[:, 2] = weight_traffic(table, _NEAR_BYTES)[1] / launches
     derived[:, 3] = amounts[:, Amount.INNER] * amounts[:, Amount.COLUMNS]
-    features[:, :_LAST_LOG] = np.log1p(counted) / 8.0
-    features[:, len(_LOGS)] = np.log((macs + 1.0) / (moved + 1.0)) / 4.0
+    np.log1p(counted, out=counted)
+    np.divide(counted, 8.0, out=features[:, :_LAST_LOG], casting="same_kind")
+    features[:, _LOGS] = np.log((macs + 1.0) / (moved + 1.0)) / 4.0
 
 
 def _widths(table: KernelTable) -> Floats:

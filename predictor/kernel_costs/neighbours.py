@@ -15,86 +15,92 @@ from numpy.typing import NDArray
 from predictor.wiring import Connections
 
 Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
 
-_CALLER = -1  # makes the inputs
+_CALLER = -1  # makes the inputs and reads the outputs
 
 
 @dataclass(frozen=True, slots=True)
 class Reads:
-    """R pairs of an operator and a tensor that it reads and that is no weight, all (R,): places of the reader
-    and of the maker (-1 for an input of the graph), a number of the tensor, its bytes (at least one).
+    """R pairs of an operator and a tensor that it reads and that is no weight, R numbers each: places of the
+    reader and of the maker (-1 for the caller), and bytes of the tensor (at least one). `shared`: for each
+    tensor with several readers, where its pairs begin and end.
     """
 
-    readers: Integers
-    makers: Integers
-    tensors: Integers
-    sizes: Floats
-    tensor_count: int
+    readers: list[int]
+    makers: list[int]
+    sizes: list[int]
+    shared: list[tuple[int, int]]
 
 
 def reads_of(connections: Connections) -> Reads:
-    """All that a graph's operators read from each other and from the caller."""
-    given = {tensor.name for tensor in connections.graph.inputs}
-    producer, size_bytes = connections.producer, connections.size_bytes
+    """All that a graph's operators read from each other and from the caller, and the caller from them."""
+    graph, producer, size_bytes = connections.graph, connections.producer, connections.size_bytes
+    given = {tensor.name for tensor in graph.inputs}
     readers: list[int] = []
     makers: list[int] = []
-    tensors: list[int] = []
     sizes: list[int] = []
-    for number, (name, users) in enumerate(connections.uses.items()):
+    shared: list[tuple[int, int]] = []
+    for name, users in connections.uses.items():
         maker = producer.get(name)
         if maker is None:
             if name not in given:
                 continue  # a weight
             maker = _CALLER
-        size = size_bytes(name) or 1
+        size = size_bytes[name] or 1
+        if len(users) > 1:
+            shared.append((len(readers), len(readers) + len(users)))
         for user in users:
             readers.append(user)
             makers.append(maker)
-            tensors.append(number)
             sizes.append(size)
-    return Reads(
-        np.array(readers, dtype=np.int64),
-        np.array(makers, dtype=np.int64),
-        np.array(tensors, dtype=np.int64),
-        np.array(sizes, dtype=np.float64),
-        len(connections.uses),
-    )
+    ends = [producer[tensor.name] for tensor in graph.outputs if tensor.name in producer]
+    readers += [_CALLER] * len(ends)
+    makers += ends
+    sizes += [1] * len(ends)
+    return Reads(readers, makers, sizes, shared)
 
 
 @dataclass(frozen=True, slots=True)
 class Homes:
-    """V ways to run a graph of N operators as K kernels in all. `kernels` (V, N + 1): which kernel an
-    operator is in; the last column, for the caller, is K. What a kernel is to its neighbours is one of
-    `kinds` kinds: `own` (K + 1,) to those before it, `seen` (K + 1,) to those behind it; the caller's is the
-    last.
+    """V ways to run a graph of N operators as K kernels in all. `kernels` (V, N): which kernel an operator is
+    in. What a kernel is to its neighbours is one of `kinds` kinds: `own` (K + 1) to those before it, `seen`
+    (K + 1) to those behind it; the caller's is the last.
     """
 
-    kernels: Integers
-    own: Integers
-    seen: Integers
+    kernels: Sequence[list[int]]
+    own: Sequence[int]
+    seen: Sequence[int]
     kinds: int
 
 
-def neighbours(reads: Reads, homes: Homes, ends: Sequence[int]) -> tuple[Floats, Floats]:
-    """Shares (K, kinds) before and behind each kernel. `ends`: the operators that make the graph's outputs. A
-    tensor counts once per kernel, and not at all within one.
+def neighbours(reads: Reads, homes: Homes) -> tuple[Floats, Floats]:
+    """Shares (K, kinds) before and behind each kernel. A tensor counts once per kernel, and not at all within
+    one.
     """
-    count = homes.own.size - 1
-    readers, makers = homes.kernels[:, reads.readers], homes.kernels[:, reads.makers]
-    keys = readers * max(reads.tensor_count, 1) + reads.tensors
-    keys[readers == makers] = -1
-    found, first = np.unique(keys, return_index=True)
-    if found.size and found[0] < 0:
-        first = first[1:]
-    readers, makers = readers.ravel()[first], makers.ravel()[first]
-    sizes = reads.sizes[first % max(reads.sizes.size, 1)]
-    size = (count + 1) * homes.kinds
-    before = np.bincount(readers * homes.kinds + homes.seen[makers], weights=sizes, minlength=size)
-    behind = np.bincount(makers * homes.kinds + homes.own[readers], minlength=size).astype(np.float64)
-    border = int(homes.own[-1])
-    for end in ends:
-        behind[homes.kernels[:, end] * homes.kinds + border] += 1.0
-    both = np.concatenate([before, behind]).reshape(2, count + 1, homes.kinds)
-    both /= np.maximum(both.sum(axis=2, keepdims=True), 1.0)
-    return both[0, :-1], both[1, :-1]
+    count = len(homes.own) - 1
+    kernels = np.array([[*home, count] for home in homes.kernels])  # the caller is found from the end
+    readers, makers = kernels[:, reads.readers], kernels[:, reads.makers]
+    is_counted = readers != makers
+    for way, read in _repeated(reads, homes):
+        is_counted[way, read] = False
+    places = np.empty((2, *readers.shape), dtype=np.int64)
+    places[0] = readers * homes.kinds + np.array(homes.seen)[makers]
+    places[1] = (makers + (count + 1)) * homes.kinds + np.array(homes.own)[readers]
+    weights = np.empty(places.shape)
+    np.multiply(is_counted, np.array(reads.sizes, dtype=np.float64), out=weights[0])
+    weights[1] = is_counted
+    sums = np.bincount(places.ravel(), weights.ravel(), 2 * (count + 1) * homes.kinds)
+    sums = sums.reshape(2, count + 1, homes.kinds)
+    shares = sums / np.maximum(sums.sum(axis=2, keepdims=True), 1.0)
+    return shares[0, :-1], shares[1, :-1]
+
+
+def _repeated(reads: Reads, homes: Homes) -> list[tuple[int, int]]:
+    """Ways and reads where the same kernel has read the same tensor before."""
+    found: list[tuple[int, int]] = []
+    for way, home in enumerate(homes.kernels):
+        for begin, end in reads.shared:
+            kernels = [home[reader] for reader in reads.readers[begin:end]]
+            if len(set(kernels)) < len(kernels):
+                found += [(way, begin + at) for at, kernel in enumerate(kernels) if kernel in kernels[:at]]
+    return found

@@ -21,7 +21,7 @@ _CONV_INTEGER = 0.35  # the operator of dynamic quantisation goes through a gene
 _UNROLL_CYCLES = 0.75
 _PRODUCTS = np.array([kind in EFFICIENCY and kind is not KernelClass.RECURRENT for kind in CLASSES])
 _EFFICIENCIES = np.array([EFFICIENCY.get(kind, 0.5) for kind in CLASSES])
-_CONVS = (KernelClass.CONV, KernelClass.DEPTHWISE)
+_INT8 = [CLASSES.index(kind) for kind in (KernelClass.INT8, KernelClass.DYNAMIC_INT8)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ def _arithmetic_s(table: KernelTable, machine: Machine, has_generic_paths: bool)
     amounts = table.amounts
     macs, columns = amounts[:, Amount.MACS], amounts[:, Amount.COLUMNS]
     rate = machine.macs_per_s * _EFFICIENCIES[table.classes]
-    is_int8 = table.classes == CLASSES.index(KernelClass.INT8)
+    is_int8 = np.isin(table.classes, _INT8)
     rate = np.where(is_int8, rate * machine.int8_speedup, rate)
     rate = np.where(table.precisions == PRECISIONS.index("float64"), 0.5 * rate, rate)
     rate = np.where(table.flags[:, Flag.INTEGER_CONV] > 0, rate * _CONV_INTEGER, rate)

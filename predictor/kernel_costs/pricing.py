@@ -12,15 +12,17 @@ from devices.target import Hardware, Runtime
 from predictor.graph import ModelGraph
 from predictor.kernel_costs.features import stacked_features
 from predictor.kernel_costs.network import CostNetwork
-from predictor.kernel_costs.nominal import nominal_times
+from predictor.kernel_costs.nominal import NominalTimes, nominal_times
 from predictor.kernel_costs.table import CLASSES, KernelTable, View, stacked_tables, under_each_other, view_of
-from predictor.roofline import machine_of
+from predictor.roofline import KernelClass, machine_of
 
 Floats = NDArray[np.float64]
 
 NOMINAL_VIEW = View.FUSED  # in which the nominal machine runs a graph
 
 _CLASS_NUMBERS = np.arange(len(CLASSES))
+_LEAST_MS = 1e-12  # what a loop of no trips launches takes nothing
+_LAUNCH, _CALL = CLASSES.index(KernelClass.LAUNCH), CLASSES.index(KernelClass.CALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +68,12 @@ class Pricer:
         tables = tuple(encoded.tables.values())
         whole = under_each_other(tables)
         machine = machine_of(runtime, hardware)
-        nominal = nominal_times(whole, machine, has_generic_paths=False).total
+        times = nominal_times(whole, machine, has_generic_paths=False)
+        nominal = times.total
         rows = [encoded.features[view] for view in encoded.tables]
         factors = np.exp(self.network.log_factors(rows[0] if len(rows) == 1 else np.concatenate(rows)))
         factors *= nominal[:, None]  # (K, S), all views under each other
-        by_kernel = (whole.classes[:, None] == _CLASS_NUMBERS).astype(np.float64)  # (K, C)
+        by_kernel = _parts(whole, times)
         total = np.zeros(len(self.views) + 1)
         by_class = np.zeros((len(total), len(CLASSES)))
         kernels: dict[View, Floats] = {}
@@ -78,14 +81,26 @@ class Pricer:
         for view, table in encoded.tables.items():
             start, end = end, end + len(table)
             columns = [index for index, own in enumerate(self.views) if own is view]
-            times = kernels[view] = factors[start:end, columns]  # (K, s)
-            total[columns] = times.sum(axis=0)
-            by_class[columns] = times.T @ by_kernel[start:end]
+            own = kernels[view] = factors[start:end, columns]  # (K, s)
+            total[columns] = own.sum(axis=0)
+            by_class[columns] = own.T @ by_kernel[start:end]
             if view is NOMINAL_VIEW:
-                plain = nominal_times(table, machine).total
-                total[-1], by_class[-1] = plain.sum(), plain @ by_kernel[start:end]
-                kernels[view] = times if columns else plain[:, None]
+                plain = nominal_times(table, machine)
+                total[-1], by_class[-1] = plain.total.sum(), plain.total @ _parts(table, plain)
+                kernels[view] = own if columns else plain.total[:, None]
         return Priced(kernels, total, by_class)
+
+
+def _parts(table: KernelTable, times: NominalTimes) -> Floats:
+    """Shares (K, C) of K kernels' times by class: what nominally is its launch, and the rest, which is of the
+    kernel's class. A runtime that takes long over each launch does so whatever it launches.
+    """
+    is_own = table.classes[:, None] == _CLASS_NUMBERS
+    is_called = table.classes == _CALL
+    launched = np.where(is_called, 0.0, times.launch / np.maximum(times.total, _LEAST_MS))
+    parts: Floats = np.where(is_own, 1.0 - launched[:, None], 0.0)
+    parts[:, _LAUNCH] += launched
+    return parts
 
 
 def encode(graph: ModelGraph, views: Sequence[View]) -> Encoded:

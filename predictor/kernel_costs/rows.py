@@ -62,7 +62,7 @@ CLASSES: tuple[KernelClass, ...] = tuple(KernelClass)
 PRECISIONS = ("float32", "float16", "int8", "low_bit", "float64", "other")
 # Kinds whose costs are learned one by one; the others are told by their class and their amounts alone.
 KIND_NAMES = (
-    "Conv", "ConvTranspose", "MatMul", "MatMulInteger", "ConvInteger", "MatMulNBits", "LSTM", "GRU",
+    "Conv", "ConvTranspose", "MatMul", "Gemm", "MatMulInteger", "ConvInteger", "MatMulNBits", "LSTM", "GRU",
     "Add", "Mul", "Sub", "Div", "Pow", "Relu", "Clip", "Sigmoid", "Tanh", "Erf", "Exp", "Log", "Sqrt", "Gelu",
     "HardSwish", "HardSigmoid", "LeakyRelu", "PRelu", "Softplus", "Where", "Max", "Min", "Neg", "Cast",
     "Softmax", "LayerNormalization", "BatchNormalization", "InstanceNormalization", "LRN",
@@ -72,7 +72,7 @@ KIND_NAMES = (
     "SpaceToDepth", "TopK", "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear",
 )  # fmt: skip
 _ALIASES = {
-    "Gemm": "MatMul", "FusedGemm": "MatMul", "FusedMatMul": "MatMul", "FusedConv": "Conv",
+    "FusedGemm": "Gemm", "QGemm": "Gemm", "FusedMatMul": "MatMul", "FusedConv": "Conv",
     "QLinearConv": "Conv", "QLinearMatMul": "MatMul", "Sum": "Add", "Upsample": "Resize",
     "FastGelu": "Gelu", "QuickGelu": "Gelu", "DynamicQuantizeLSTM": "LSTM", "Swish": "HardSwish",
     "SimplifiedLayerNormalization": "LayerNormalization", "SkipLayerNormalization": "LayerNormalization",
@@ -89,19 +89,42 @@ _PRECISION_INDEX = {
     "uint2": 3, "float64": 4,
 }  # fmt: skip
 _OTHER_PRECISION = 5
-ROW_WIDTH = len(Amount) + len(Flag) + 3  # class, kind, precision
 CALL_PLACE = 0
 _NOTHING_WITHIN = (False, False, False)
 
 
-class Rows:
-    """What is written of each kernel, once however many views it is in: `values` ROW_WIDTH numbers each."""
+@dataclass(frozen=True, slots=True, eq=False)  # each is made once, so identity tells them apart
+class Traits:
+    """What a kernel is, whatever its size: its row of `KernelTable.flags`, its indices of class, kind and
+    precision, what it counts as, and what it is to its neighbours.
+    """
 
-    def __init__(self) -> None:
-        call = (*(0.0,) * (len(Amount) + len(Flag)), _CLASS_INDEX[KernelClass.CALL], -1, _OTHER_PRECISION)
-        self.values: list[float] = [*call]
-        self.names = [CALL_NAME]
-        self.neighbours: list[int] = [Neighbour.BORDER]
+    flags: tuple[bool, ...]
+    indices: tuple[int, int, int]
+    name: str
+    neighbour: int  # a `Neighbour`
+    is_view: bool
+
+
+_CALL = Traits(
+    (False,) * len(Flag),
+    (_CLASS_INDEX[KernelClass.CALL], -1, _OTHER_PRECISION),
+    CALL_NAME,
+    int(Neighbour.BORDER),
+    is_view=False,
+)
+
+
+class Rows:
+    """What is written of each kernel, once however many views it is in: `amounts`, len(Amount) numbers each,
+    and the place of its traits in `traits`. The call around the kernels has the first row.
+    """
+
+    def __init__(self, call_amounts: Sequence[float]) -> None:
+        self.amounts: list[float] = [*call_amounts]
+        self.traits: list[Traits] = [_CALL]
+        self.traits_of: list[int] = [0]
+        self._traits_places: dict[Traits, int] = {_CALL: 0}
         self._known: dict[int, int] = {}  # by identity: views share the kernels of lone operators
 
     def places_of(self, kernels: Sequence[Kernel]) -> list[int]:
@@ -110,69 +133,72 @@ class Rows:
         for kernel in kernels:
             place = known.get(id(kernel))
             if place is None:
-                place = known[id(kernel)] = len(self.names)
+                place = known[id(kernel)] = len(self.traits_of)
                 self._write(kernel)
             places.append(place)
         return places
 
     def _write(self, kernel: Kernel) -> None:
-        anchor = kernel.anchor
-        told = _told(anchor.kind, anchor.domain, kernel.precision)
+        anchor, members, family, precision = kernel[:4]
         attributes = anchor.attributes
-        kind_class, is_depthwise = told.kind_class, False
-        if told.is_product:
-            kind_class, is_depthwise = _CLASS_INDEX[class_of(kernel)], kernel.is_depthwise
-            self.names.append(name_of(kernel))
-            self.neighbours.append(_neighbour(kernel))
-        else:
-            self.names.append(told.name)
-            self.neighbours.append(told.neighbour)
-        lone = len(kernel.members) == 1 and kernel.members[0] is anchor
-        self.values += kernel[4:15]  # macs to groups, in the order of `Amount`
-        self.values += (
+        is_product = family is Family.CONV or family is Family.MATMUL
+        traits = _traits(
+            anchor.kind,
+            anchor.domain,
+            precision,
+            (class_of(kernel), kernel.is_depthwise, _neighbour(kernel)) if is_product else None,
+            kernel.has_replaceable_weights,
+            _NOTHING_WITHIN if len(members) == 1 and members[0] is anchor else _within(kernel),
+        )
+        place = self._traits_places.get(traits)
+        if place is None:
+            place = self._traits_places[traits] = len(self.traits)
+            self.traits.append(traits)
+        self.traits_of.append(place)
+        self.amounts += kernel[4:15]  # macs to groups, in the order of `Amount`
+        self.amounts += (
             _product(attributes["kernel_shape"]) if "kernel_shape" in attributes else 1.0,
             _product(attributes["strides"]) if "strides" in attributes else 1.0,
-            len(kernel.members),
+            len(members),
             0.0,  # the graph's weights, known when all kernels are
-            is_depthwise,
-            kernel.has_replaceable_weights,
-            *(_NOTHING_WITHIN if lone else _within(kernel)),
-            told.is_transposed,
-            told.is_integer_conv,
-            kind_class,
-            told.kind,
-            told.precision,
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Told:
-    """What an anchor's kind and a precision tell; class, name and neighbour only where it is no product."""
-
-    kind_class: int
-    kind: int
-    precision: int
-    name: str
-    neighbour: Neighbour
-    is_product: bool
-    is_transposed: bool
-    is_integer_conv: bool
-
-
 @lru_cache(maxsize=4096)
-def _told(kind: str, domain: str, precision: str) -> _Told:
+def _traits(
+    kind: str,
+    domain: str,
+    precision: str,
+    product: tuple[KernelClass, bool, Neighbour] | None,
+    has_replaceable_weights: bool,
+    within: tuple[bool, bool, bool],
+) -> Traits:
+    """`product`: class of a product, whether it is depthwise, and what it is to its neighbours; None of other
+    kernels, of which the family tells that.
+    """
     family = KINDS[f"{domain}/{kind}" if domain else kind].family
     known = _ALIASES.get(kind, kind)
-    is_product = family in (Family.CONV, Family.MATMUL)
-    return _Told(
-        kind_class=-1 if is_product else _CLASS_INDEX[CLASS_BY_FAMILY[family]],
-        kind=_KIND_INDEX.get(known, -1),
-        precision=_PRECISION_INDEX.get(precision, _OTHER_PRECISION),
-        name=_named(known, precision, is_depthwise=False, multiplies=family is Family.RECURRENT),
-        neighbour=Neighbour.MOVE if family in (Family.MOVE, Family.VIEW) else Neighbour.OTHER,
-        is_product=is_product,
-        is_transposed=kind == "ConvTranspose",
-        is_integer_conv=kind == "ConvInteger",
+    if product is None:
+        is_moved = family in (Family.MOVE, Family.VIEW)
+        product = (CLASS_BY_FAMILY[family], False, Neighbour.MOVE if is_moved else Neighbour.OTHER)
+    kernel_class, is_depthwise, neighbour = product
+    multiplies = family in (Family.CONV, Family.MATMUL, Family.RECURRENT)
+    return Traits(
+        flags=(
+            is_depthwise,
+            has_replaceable_weights,
+            *within,
+            kind == "ConvTranspose",
+            kind == "ConvInteger",
+        ),
+        indices=(
+            _CLASS_INDEX[kernel_class],
+            _KIND_INDEX.get(known, -1),
+            _PRECISION_INDEX.get(precision, _OTHER_PRECISION),
+        ),
+        name=_named(known, precision, is_depthwise=is_depthwise, multiplies=multiplies),
+        neighbour=int(neighbour),  # numpy takes plain numbers much faster
+        is_view=family is Family.VIEW,
     )
 
 

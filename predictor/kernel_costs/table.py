@@ -26,15 +26,14 @@ from predictor.kernel_costs.rows import (
     CLASSES,
     KIND_NAMES,
     PRECISIONS,
-    ROW_WIDTH,
     Amount,
     Flag,
     Neighbour,
     Rows,
+    Traits,
     name_of,
 )
 from predictor.kernels import Kernel, Views
-from predictor.kinds import Family
 from predictor.wiring import Connections
 
 __all__ = [
@@ -172,81 +171,97 @@ def stacked_tables(graph: ModelGraph, views: Sequence[View]) -> StackedTables:
 
 
 def _stacked(connections: Connections, ways: Sequence[Sequence[Kernel]]) -> StackedTables:
-    rows = Rows()
+    rows = Rows(_call_amounts(connections))
     places: list[int] = []
     ends: list[int] = []
     for kernels in ways:
         places += rows.places_of(kernels)
         places.append(CALL_PLACE)
         ends.append(len(places))
-    values = np.fromiter(rows.values, np.float64, len(rows.values)).reshape(-1, ROW_WIDTH)
-    values[CALL_PLACE, : len(Amount)] = _call_amounts(connections.graph)
-    values = values[places]
-    _write_graph_weights(values, ends)
-    told = values[:, len(Amount) + len(Flag) :].astype(np.int64)
-    before, behind = _neighbours(connections, ways, [rows.neighbours[place] for place in places])
-    names = rows.names
+    taken = np.array(places)
+    amounts = np.fromiter(rows.amounts, np.float64, len(rows.amounts)).reshape(-1, len(Amount))[taken]
+    _write_graph_weights(amounts, ends)
+    traits = [rows.traits[place] for place in rows.traits_of]
+    kinds = np.array(rows.traits_of)[taken]
+    indices = np.array([one.indices for one in rows.traits])[kinds]
+    before, behind = _neighbours(connections, ways, [traits[place] for place in places])
     table = KernelTable(
-        amounts=values[:, : len(Amount)],
-        flags=values[:, len(Amount) : len(Amount) + len(Flag)],
+        amounts=amounts,
+        flags=np.array([one.flags for one in rows.traits], dtype=np.float64)[kinds],
         before=before,
         behind=behind,
-        classes=told[:, 0],
-        kinds=told[:, 1],
-        precisions=told[:, 2],
-        names=tuple([names[place] for place in places]),
+        classes=indices[:, 0],
+        kinds=indices[:, 1],
+        precisions=indices[:, 2],
+        names=tuple([traits[place].name for place in places]),
     )
     return StackedTables(table, tuple(ends))
 
 
-def _write_graph_weights(values: Floats, ends: Sequence[int]) -> None:
+def _write_graph_weights(amounts: Floats, ends: Sequence[int]) -> None:
     """In each view the weights of all its kernels."""
-    per_launch = values[:, Amount.WEIGHT_BYTES] / np.maximum(values[:, Amount.LAUNCHES], 1.0)
+    per_launch = amounts[:, Amount.WEIGHT_BYTES] / np.maximum(amounts[:, Amount.LAUNCHES], 1.0)
     starts = (0, *ends[:-1])
     lengths = [end - start for start, end in zip(starts, ends, strict=True)]
-    values[:, Amount.GRAPH_WEIGHT_BYTES] = np.repeat(np.add.reduceat(per_launch, starts), lengths)
+    amounts[:, Amount.GRAPH_WEIGHT_BYTES] = np.repeat(np.add.reduceat(per_launch, starts), lengths)
 
 
 def _neighbours(
-    connections: Connections, ways: Sequence[Sequence[Kernel]], kinds: Sequence[int]
+    connections: Connections, ways: Sequence[Sequence[Kernel]], traits: Sequence[Traits]
 ) -> tuple[Floats, Floats]:
-    """Shares (K, len(Neighbour)) of what stands before and behind each kernel. A view is looked through: who
-    made what it renames.
-    """
+    """Shares (K, len(Neighbour)) of what stands before and behind each kernel."""
+    homes = _homes(connections, ways)
+    own = [one.neighbour for one in traits]
+    own.append(int(Neighbour.BORDER))  # the caller
+    seen = _seen_through_views(connections, ways, traits, own, homes)
+    return neighbours(reads_of(connections), Homes(homes, own, seen, len(Neighbour)))
+
+
+def _homes(connections: Connections, ways: Sequence[Sequence[Kernel]]) -> list[list[int]]:
+    """For each way the kernel of each operator; the kernels of all ways are numbered through."""
     count = len(connections.operators)
     places = {id(op): place for place, op in enumerate(connections.operators)}
-    kernels = np.empty((len(ways), count + 1), dtype=np.int64)
-    seen = [*kinds, int(Neighbour.BORDER)]
-    given = {tensor.name for tensor in connections.graph.inputs}
+    found: list[list[int]] = []
     start = 0
-    for way, listed in enumerate(ways):
+    for kernels in ways:
         homes = list(range(start, start + count))
-        if len(listed) != count:  # some operators run together
-            for index, kernel in enumerate(listed, start):
+        if len(kernels) != count:  # some operators run together
+            for index, kernel in enumerate(kernels, start):
                 for op in kernel.members:
                     homes[places[id(op)]] = index
-        for index, kernel in enumerate(listed, start):
-            if kernel.family is Family.VIEW and kernel.anchor.inputs:
-                maker = connections.producer.get(kernel.anchor.inputs[0])
+        found.append(homes)
+        start += len(kernels) + 1
+    return found
+
+
+def _seen_through_views(
+    connections: Connections,
+    ways: Sequence[Sequence[Kernel]],
+    traits: Sequence[Traits],
+    own: Sequence[int],
+    homes: Sequence[Sequence[int]],
+) -> list[int]:
+    """What each kernel is to those behind it: in place of a view, who made what it renames."""
+    seen = list(own)
+    given = {tensor.name for tensor in connections.graph.inputs}
+    start = 0
+    for kernels, home in zip(ways, homes, strict=True):
+        for index, kernel in enumerate(kernels, start):
+            if traits[index].is_view and kernel.anchor.inputs:
+                renamed = kernel.anchor.inputs[0]
+                maker = connections.producer.get(renamed)
                 if maker is not None:
-                    seen[index] = seen[homes[maker]]
-                elif kernel.anchor.inputs[0] in given:
-                    seen[index] = Neighbour.BORDER
-        kernels[way, :count] = homes
-        start += len(listed) + 1
-    kernels[:, count] = start
-    ends = [
-        connections.producer[one.name]
-        for one in connections.graph.outputs
-        if one.name in connections.producer
-    ]
-    whole = Homes(kernels, np.array([*kinds, Neighbour.BORDER]), np.array(seen), len(Neighbour))
-    return neighbours(reads_of(connections), whole, ends)
+                    seen[index] = seen[home[maker]]
+                elif renamed in given:
+                    seen[index] = own[-1]
+        start += len(kernels) + 1
+    return seen
 
 
-def _call_amounts(graph: ModelGraph) -> tuple[float, ...]:
+def _call_amounts(connections: Connections) -> tuple[float, ...]:
     """What passes between the caller and the runtime."""
-    given = sum(tensor.size_bytes for tensor in graph.inputs)
-    returned = sum(tensor.size_bytes for tensor in graph.outputs)
+    graph, size_bytes = connections.graph, connections.size_bytes
+    given = sum([size_bytes[tensor.name] for tensor in graph.inputs])
+    returned = sum([size_bytes[tensor.name] for tensor in graph.outputs])
     members = len(graph.inputs) + len(graph.outputs)
     return (0.0, 0.0, 0.0, given, returned, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, members, 0.0)

@@ -19,6 +19,7 @@ Floats = NDArray[np.float64]
 
 _BYTES_BY_PRECISION = {"float16": 2.0, "int8": 1.0, "low_bit": 0.5, "float64": 8.0}
 _BYTES = np.array([_BYTES_BY_PRECISION.get(name, 4.0) for name in PRECISIONS])
+_RECURRENT = CLASSES.index(KernelClass.RECURRENT)
 _GATES = 3.5  # GRU has three, LSTM four
 
 
@@ -28,27 +29,29 @@ def weight_traffic(table: KernelTable, cache_bytes: float) -> tuple[Floats, Floa
     """
     amounts = table.amounts
     weights = amounts[:, Amount.WEIGHT_BYTES]
-    inner, columns = amounts[:, Amount.INNER], amounts[:, Amount.COLUMNS]
-    again = weights * columns / np.maximum(inner + columns, 1.0) * _later_steps(table)
-    state = _GATES * columns**2 * _BYTES[table.precisions]
     kept = weights * _kept(amounts[:, Amount.GRAPH_WEIGHT_BYTES], cache_bytes)
-    kept += again * _kept(state, cache_bytes)
-    return kept, weights + again - kept
+    streamed = weights - kept
+    recurrent = (table.classes == _RECURRENT).nonzero()[0]
+    if len(recurrent):
+        again, kept_again = _read_again(amounts[recurrent], table.precisions[recurrent], cache_bytes)
+        kept[recurrent] += kept_again
+        streamed[recurrent] = weights[recurrent] + again - kept[recurrent]
+    return kept, streamed
 
 
-def _later_steps(table: KernelTable) -> Floats:
-    """Steps of recurrent kernels behind the first one, (K,)."""
-    steps = np.zeros(len(table))
-    places = np.flatnonzero(table.classes == CLASSES.index(KernelClass.RECURRENT))
-    if len(places):
-        amounts = table.amounts[places]
-        numbers = amounts[:, Amount.WEIGHT_BYTES] / _BYTES[table.precisions[places]]
-        products = numbers * np.maximum(amounts[:, Amount.ROWS], 1.0)
-        steps[places] = np.maximum(amounts[:, Amount.MACS] / np.maximum(products, 1.0) - 1.0, 0.0)
-    return steps
+def _read_again(amounts: Floats, precisions: NDArray[np.int64], cache_bytes: float) -> tuple[Floats, Floats]:
+    """Bytes of their state's weights that recurrent kernels read behind the first step, and those among them
+    that they find in the cache.
+    """
+    weights, bytes_each = amounts[:, Amount.WEIGHT_BYTES], _BYTES[precisions]
+    inner, columns = amounts[:, Amount.INNER], amounts[:, Amount.COLUMNS]
+    products = weights / bytes_each * np.maximum(amounts[:, Amount.ROWS], 1.0)
+    later_steps = np.maximum(amounts[:, Amount.MACS] / np.maximum(products, 1.0) - 1.0, 0.0)
+    again = weights * columns / np.maximum(inner + columns, 1.0) * later_steps
+    return again, again * _kept(_GATES * columns**2 * bytes_each, cache_bytes)
 
 
 def _kept(bytes_in_turn: Floats, cache_bytes: float) -> Floats:
     """Share of what is read in turn that a cache still has."""
-    share: Floats = np.clip(2.0 - bytes_in_turn / cache_bytes, 0.0, 1.0)
+    share: Floats = np.minimum(np.maximum(2.0 - bytes_in_turn / cache_bytes, 0.0), 1.0)
     return share

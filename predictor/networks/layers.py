@@ -1,4 +1,4 @@
-"""The layers that the published spaces are made of, written as ONNX through `predictor.onnx_net`.
+"""The layers that the published spaces are made of, written as ONNX through `predictor.networks.onnx_net`.
 
 Batch normalisation is folded into the convolution before it, as deployed models have it. Weights are slices
 of one random sequence that is made once in a process, and a large one is stored as a few of its filters,
@@ -17,7 +17,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from predictor.onnx_net import Net, uniform
+from predictor.networks.onnx_net import Net, uniform
 
 IMAGE = "image"
 _RANDOM = 1 << 16  # numbers in the sequence that weights are slices of

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from predictor.errors import GraphRejected
 from predictor.graph import ModelGraph
-from predictor.onnx_reader import read_graph
+from predictor.reading.reader import read_graph
 from service.artifacts import ArtifactStore
 
 CACHED_GRAPHS = 256  # about 1 MB each for a network of a thousand operators

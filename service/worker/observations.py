@@ -15,7 +15,7 @@ from devices.target import Hardware, Runtime
 from predictor.adapt import Observation
 from predictor.errors import GraphRejected
 from predictor.graph import ModelGraph
-from predictor.onnx_reader import read_graph
+from predictor.reading.reader import read_graph
 from service.artifacts import ArtifactLost, ArtifactStore
 from service.db import tables
 

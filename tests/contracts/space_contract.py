@@ -7,7 +7,7 @@ import onnx
 import pytest
 
 from devices.model_ref import resolve_input_shapes
-from predictor.onnx_reader import read_inputs
+from predictor.reading.reader import read_inputs
 from search.errors import RequestRejected
 from search.genome import Genome
 from search.space import Builder, SearchSpace, check_genome, random_genome

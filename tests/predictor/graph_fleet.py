@@ -14,7 +14,7 @@ from predictor.benchmarks.graph_method import REFERENCE, GraphData
 from predictor.checkpoint import TargetFacts
 from predictor.families.registry import specimens
 from predictor.graph import ModelGraph
-from predictor.onnx_reader import read_graph
+from predictor.reading.reader import read_graph
 from predictor.reference_set import reference_models
 
 FAMILIES = ("tiny", "plain", "mixer", "decode")

@@ -38,7 +38,7 @@ def _arithmetic_s(kernel: Kernel, kind: KernelClass, machine: Machine) -> float:
     if not kernel.macs:
         return 0.0
     rate = machine.macs_per_s * EFFICIENCY.get(kind, 0.5)
-    if kind is KernelClass.INT8:
+    if kind in (KernelClass.INT8, KernelClass.DYNAMIC_INT8):
         rate *= machine.int8_speedup
     elif kernel.precision == "float64":
         rate *= 0.5

@@ -17,16 +17,16 @@ from devices.target import Hardware, Runtime
 from predictor import adapt, evaluate, predict
 from predictor.adapt import Observation, TargetFacts
 from predictor.description import Described, describe
-from predictor.few_shot.whole_graphs import RelativeGraphs, WholeGraphConfig, relative_graphs
+from predictor.few_shot.whole_graphs import HEAD, RelativeGraphs, relative_graphs
 from predictor.graph import ModelGraph
 from predictor.kernel_costs.features import FEATURE_COUNT
 from predictor.kernel_costs.network import CostNetwork, Member
 from predictor.kernel_costs.ranges import SeenKernels
 from predictor.kernel_costs.table import View, table_of
 from predictor.meta_checkpoint import MetaCheckpoint, MetaFacts, Source
-from predictor.onnx_reader import read_graph
+from predictor.reading.reader import read_graph
 from predictor.reference_set import reference_models
-from predictor.resemblance import source_weights
+from predictor.resemblance import expectations
 
 HARDWARE = Hardware(
     cpu_model="synthetic",
@@ -79,15 +79,10 @@ def synthetic_network(seed: int = 0, sources: int = len(SOURCES), members: int =
 def synthetic_meta(seed: int = 0) -> MetaCheckpoint:
     """It has seen the reference set; its intervals are not widened."""
     seen = SeenKernels.of([table_of(graph, View.FUSED) for _, graph in reference_graphs()])
-    config = WholeGraphConfig()
     described = MetaFacts(
         sources=tuple(Source(target_key=f"synthetic/{one.key}", runtime=one) for one in SOURCES),
         members=1,
         seen_names=tuple(sorted(seen.bounds)),
-        by_class=config.by_class,
-        by_source_and_class=config.by_source_and_class,
-        sources_variance=config.head.sources,
-        smooth=config.head.smooth,
         widening=EXACT,
         dataset_sha256="0" * 64,
         command="made up",
@@ -116,14 +111,13 @@ class SyntheticTarget:
     @classmethod
     def drawn(cls, rng: np.random.Generator) -> SyntheticTarget:
         """From the prior of the few-shot head, what is not linear left out."""
-        config = synthetic_meta().config
         regressors = _relative(reference_described()).regressors
         sources, width = regressors.sources.shape[1], regressors.linear.shape[1]
         return cls(
             speed=float(np.exp(rng.normal())),
-            mixture=AMPLITUDE * np.sqrt(config.head.sources / sources) * rng.normal(size=sources),
+            mixture=AMPLITUDE * np.sqrt(HEAD.sources / sources) * rng.normal(size=sources),
             linear=AMPLITUDE * rng.normal(size=width),
-            noise=float(rng.choice(config.head.noise)),
+            noise=float(rng.choice(HEAD.noise)),
         )
 
     def latencies_ms(
@@ -174,8 +168,7 @@ def _relative(described: Sequence[Described]) -> RelativeGraphs:
     return relative_graphs(
         np.stack([one.total_ms for one in described]),
         np.stack([one.class_ms for one in described]),
-        source_weights(RUNTIME, SOURCES),
-        synthetic_meta().config,
+        expectations(RUNTIME, SOURCES)[0],
     )
 
 

@@ -20,8 +20,8 @@ from predictor.description import Described
 from predictor.errors import AdaptationRejected, CheckpointRejected, PredictorError
 from predictor.evaluate import accuracy_card, card_of
 from predictor.kernel_costs.table import CLASSES
-from predictor.onnx_reader import read_graph
 from predictor.predict import Prediction, Predictor
+from predictor.reading.reader import read_graph
 from predictor.roofline import KernelClass
 from tests.predictor.onnx_graphs import five_nodes
 from tests.predictor.synthetic_target import (
@@ -182,7 +182,7 @@ def test_the_parts_of_a_prediction_are_its_kernels() -> None:
         assert all(row.ms > 0 for row in rows)
         assert len([name for row in rows for name in row.operators]) == len(graph.operators)
     small = predictor.breakdown(read_graph(five_nodes().SerializeToString(), {}))
-    assert [row.kind for row in small] == ["Conv", "MaxPool", "Flatten", "MatMul", "call"]
+    assert [row.kind for row in small] == ["Conv", "MaxPool", "Flatten", "Gemm", "call"]
     assert [len(row.operators) for row in small] == [2, 1, 1, 1, 0]
 
 

@@ -11,7 +11,7 @@ from predictor.benchmarks import architectures
 from predictor.benchmarks.architectures import VIEWS, architectures_of
 from predictor.few_shot.tally import TALLY_SHAPE, Law, Work, tally_kernels, tally_operators
 from predictor.networks import nb201
-from predictor.onnx_reader import read_graph
+from predictor.reading.reader import read_graph
 
 CELLS = np.asarray([(3, 0, 0, 2, 0, 0), (2, 0, 0, 3, 0, 0), (1, 4, 3, 2, 0, 3), (3, 3, 3, 3, 3, 3)])
 

@@ -24,7 +24,7 @@ from predictor.errors import PredictorError
 from predictor.kernel_costs.table import View
 from predictor.kernel_costs.training import TrainingConfig
 from predictor.meta_training import train_on_file
-from predictor.onnx_reader import read_graph
+from predictor.reading.reader import read_graph
 from predictor.reference_set import reference_models
 from tests.predictor.synthetic_target import HARDWARE
 

@@ -133,7 +133,7 @@ def test_what_training_writes_is_read_back() -> None:
 
 def test_other_versions_and_damage_of_the_network_are_refused() -> None:
     data, key = META.to_bytes(), "laptime-meta"
-    for field in ("feature_version", "format_version"):
+    for field in ("feature_version", "format_version", "head_version"):
         with pytest.raises(CheckpointRejected, match=f"{field} 999.*train it again"):
             MetaCheckpoint.from_bytes(changed(data, key, **{field: 999}))
     arrays = load(data)

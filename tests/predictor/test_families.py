@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from devices.inputs import make_tensors
 from predictor import reference_set
 from predictor.families.registry import FAMILY_VERSION, Specimen, specimens
-from predictor.onnx_reader import read_graph, read_inputs
+from predictor.reading.reader import read_graph, read_inputs
 from predictor.reference_set import reference_models
 
 NAMED = {specimen.name: specimen for specimen in specimens()}

@@ -14,8 +14,8 @@ from predictor.adapt import TargetFacts, adapt
 from predictor.checkpoint import Checkpoint
 from predictor.evaluate import accuracy_card
 from predictor.local_study import subjects_in
-from predictor.onnx_reader import read_graph
 from predictor.predict import Predictor
+from predictor.reading.reader import read_graph
 from predictor.reference_set import reference_models
 from tests.predictor.onnx_graphs import five_nodes
 from tests.predictor.synthetic_target import HARDWARE, RUNTIME, SyntheticTarget, facts, ship_synthetic

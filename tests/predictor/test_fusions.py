@@ -18,7 +18,7 @@ from onnx.helper import make_node as node
 from predictor.graph import ModelGraph
 from predictor.kernels import Kernel, kernels_of
 from predictor.kinds import Family
-from predictor.onnx_reader import read_graph
+from predictor.reading.reader import read_graph
 from predictor.roofline import KernelClass, class_of
 from tests.predictor.onnx_graphs import model_of, noise
 
@@ -209,7 +209,7 @@ def test_a_dynamically_quantised_product_is_one_kernel(reads_twice: bool, kinds:
     model = model_of(dynamic(reads_twice), {"x": SHAPE}, ["y", "z"] if reads_twice else ["y"], stored=stored)
     found = kernels_of(read_graph(model.SerializeToString(), {}), fuses_chains=False)
     assert [one.anchor.kind for one in found] == kinds
-    assert class_of(found[-1]) is KernelClass.INT8
+    assert class_of(found[-1]) is KernelClass.DYNAMIC_INT8
 
 
 IMAGE = {"x": (1, 16, 8, 8)}

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from predictor.onnx_reader import read_graph
+from predictor.reading.reader import read_graph
 from tests.predictor.onnx_graphs import branching, five_nodes, model_of
 
 

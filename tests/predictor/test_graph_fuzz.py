@@ -17,9 +17,9 @@ from benchmarks.fuzz_models import Report, boxed, case, seeds_of
 from predictor.errors import GraphCode, GraphRejected
 from predictor.kernel_costs.pricing import encode
 from predictor.kernel_costs.table import View
-from predictor.onnx_reader import read_graph, read_inputs, summarise
-from predictor.onnx_values import evaluate
-from predictor.onnx_wire import check_parsed_size
+from predictor.reading.reader import read_graph, read_inputs, summarise
+from predictor.reading.values import evaluate
+from predictor.reading.wire import check_parsed_size
 from tests.predictor.hostile_models import hostile_models
 from tests.predictor.onnx_graphs import branching, five_nodes, model_of, noise
 

@@ -31,7 +31,7 @@ from predictor.kernel_costs.table import (
     table_of,
     view_of,
 )
-from predictor.onnx_reader import read_graph
+from predictor.reading.reader import read_graph
 from predictor.roofline import KernelClass, Machine, class_of, machine_of
 from tests.predictor.onnx_graphs import branching, five_nodes, model_of, noise
 from tests.predictor.scalar_roofline import times_ms
@@ -109,7 +109,7 @@ def test_features_depend_on_no_name_and_no_order() -> None:
 def test_neighbours_of_a_five_node_graph() -> None:
     """Conv+Relu -> MaxPool -> Flatten (a view) -> Gemm: shares of the bytes read, and of the readers."""
     table = table_of(graph_of(five_nodes()), View.FUSED)
-    assert table.names == ("Conv", "MaxPool", "Flatten", "MatMul", CALL_NAME)
+    assert table.names == ("Conv", "MaxPool", "Flatten", "Gemm", CALL_NAME)
 
     def said(row: Sequence[float]) -> dict[Neighbour, float]:
         return {kind: float(row[kind]) for kind in Neighbour if row[kind]}
@@ -256,6 +256,25 @@ def test_prices_add_up(runtime: Runtime, hardware: Hardware) -> None:
             nominal = nominal_times(encoded.tables[view], machine, has_generic_paths=False).total
             np.testing.assert_allclose(times, nominal[:, None] * np.exp(factors), rtol=1e-5)  # float32
             assert shares_of_kernels(priced, view).sum() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_launches_are_priced_apart_from_what_they_launch(threads: int) -> None:
+    pricer, runtime = Pricer.of(synthetic_network(), SOURCES), RUNTIME.model_copy(update={"threads": threads})
+    machine = machine_of(runtime, HARDWARE)
+    launch, call = CLASSES.index(KernelClass.LAUNCH), CLASSES.index(KernelClass.CALL)
+    for _, graph in reference_graphs():
+        priced = pricer.price(pricer.encode(graph), runtime, HARDWARE)
+        times = nominal_times(table_of(graph, View.FUSED), machine)
+        assert priced.class_ms[-1, launch] == pytest.approx(times.launch[:-1].sum())  # the call stands last
+        assert priced.class_ms[-1, call] == pytest.approx(1e3 * machine.call_s)
+        assert np.all(priced.class_ms[:, launch] > 0)
+
+
+def test_several_threads_share_the_work_and_cost_a_handover_per_kernel() -> None:
+    one, four = (machine_of(RUNTIME.model_copy(update={"threads": n}), HARDWARE) for n in (1, 4))
+    assert 3.0 < four.macs_per_s / one.macs_per_s < 4.0
+    assert four.launch_s > 3 * one.launch_s
 
 
 def test_a_description_names_what_a_graph_spends_its_time_in() -> None:

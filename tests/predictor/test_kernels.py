@@ -12,7 +12,7 @@ from predictor.graph import ModelGraph
 from predictor.kernel_costs.nominal import NominalTimes, nominal_times
 from predictor.kernel_costs.table import View, table_of
 from predictor.kernels import kernels_of
-from predictor.onnx_reader import read_graph
+from predictor.reading.reader import read_graph
 from predictor.roofline import KernelClass, class_of, machine_of
 from tests.predictor.onnx_graphs import model_of, noise
 
@@ -99,6 +99,15 @@ def test_a_convolution_between_quantisers_is_one_integer_kernel() -> None:
     assert (
         conv.bytes_read == 128 + 64 + 3 * (4 + 1) - 1
     )  # two dequantisers and a quantiser, one without a zero point
+
+
+def test_a_product_that_quantises_its_inputs_while_running_is_of_a_class_of_its_own() -> None:
+    nodes = [
+        helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]),
+        helper.make_node("MatMulInteger", ["q", "w", "z"], ["y"]),
+    ]
+    graph = graph_of(model_of(nodes, {"x": [4, 32]}, ["y"], stored={"w": np.zeros((32, 16), np.int8)}))
+    assert class_of(kernels_of(graph, fuses_chains=False)[-1]) is KernelClass.DYNAMIC_INT8
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from predictor.errors import LinesRejected, PredictorError
 from predictor.measured_targets import StatedHardware, measured_targets, runtime_of_key
 from predictor.measurement_file import MeasurementLine, line_of, read_lines, text_of, write_lines
 from predictor.model_files import ModelLibrary
-from predictor.onnx_reader import read_graph
+from predictor.reading.reader import read_graph
 from predictor.reference_set import reference_models
 from tests.predictor.onnx_graphs import five_nodes
 from tests.predictor.synthetic_target import HARDWARE, RUNTIME

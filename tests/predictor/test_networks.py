@@ -16,7 +16,7 @@ from predictor.kernels import kernels_of
 from predictor.networks import fbnet, nb201, ofa_mbv3
 from predictor.networks.layers import divisible
 from predictor.networks.registry import FAMILIES, NetworkFamily, family_of
-from predictor.onnx_reader import read_graph
+from predictor.reading.reader import read_graph
 
 NONE, SKIP, CONV_1X1, CONV_3X3, POOL = range(5)
 OFA_SMALLEST = (3,) * 40 + (2,) * 5 + (128,)

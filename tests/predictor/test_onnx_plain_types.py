@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from predictor.onnx_decoded import decoded_node
-from predictor.onnx_plain_types import OPSETS, plain_output
-from predictor.onnx_slots import Slot
-from predictor.onnx_typing import inferred_types
+from predictor.reading.decoded import decoded_node
+from predictor.reading.plain_types import OPSETS, plain_output
+from predictor.reading.slots import Slot
+from predictor.reading.typing import inferred_types
 
 _DTYPES = {"float32": 12, "float16": 2, "int64": 2, "int8": 1, "uint8": 1, "bool": 1, "float64": 1}
 _SHAPES: Sequence[tuple[int, ...]] = (

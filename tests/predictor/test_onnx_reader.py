@@ -11,10 +11,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from predictor import onnx_decoded
 from predictor.errors import GraphCode, GraphRejected
 from predictor.graph import ModelGraph
-from predictor.onnx_reader import read_graph, read_inputs, summarise
+from predictor.reading import decoded
+from predictor.reading.reader import read_graph, read_inputs, summarise
 from tests.predictor.onnx_graphs import five_nodes, model_of, noise
 
 LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
@@ -449,13 +449,13 @@ def test_bounds_are_stated_with_the_value(monkeypatch: pytest.MonkeyPatch) -> No
     refusal = refusal_of(blown)
     assert refusal.code is GraphCode.TOO_LARGE
     assert str(4 << 40) in str(refusal)
-    monkeypatch.setattr(onnx_decoded, "MAX_NODES", 4)
+    monkeypatch.setattr(decoded, "MAX_NODES", 4)
     assert refusal_of(five_nodes()).code is GraphCode.TOO_LARGE
 
 
 def test_deep_nesting_is_refused() -> None:
     graph = _branch("t", 4)
-    for level in range(onnx_decoded.MAX_NESTING + 2):
+    for level in range(decoded.MAX_NESTING + 2):
         outer = helper.make_node("If", ["c"], [f"o{level}"], then_branch=graph, else_branch=_branch("e", 4))
         result = helper.make_tensor_value_info(f"o{level}", TensorProto.FLOAT, None)
         graph = helper.make_graph([outer], f"g{level}", [], [result])

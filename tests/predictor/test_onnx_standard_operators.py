@@ -15,8 +15,8 @@ from onnx.backend.test.case.node import collect_testcases
 
 from predictor.errors import GraphCode, GraphRejected
 from predictor.kinds import KINDS
-from predictor.onnx_reader import read_graph
-from predictor.onnx_sequences import SEQUENCE_KINDS
+from predictor.reading.reader import read_graph
+from predictor.reading.sequences import SEQUENCE_KINDS
 
 # Of the standard, what has no known cost: text, pictures in files, and optional values.
 WITHOUT_COST = {

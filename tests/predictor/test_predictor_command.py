@@ -20,7 +20,7 @@ from predictor import local_study
 from predictor.description import describe
 from predictor.errors import PredictorError
 from predictor.local_study import Bench, MeasurementFile, run_study, subjects_in
-from predictor.onnx_reader import read_graph
+from predictor.reading.reader import read_graph
 from tests.predictor.onnx_graphs import branching, five_nodes
 from tests.predictor.synthetic_target import (
     HARDWARE,

@@ -11,7 +11,7 @@ import pytest
 from devices.target import Hardware, Runtime
 from predictor.kernel_costs.nominal import nominal_times
 from predictor.kernel_costs.table import CLASSES, View, table_of
-from predictor.onnx_reader import read_graph
+from predictor.reading.reader import read_graph
 from predictor.reference_set import ReferenceModel, reference_models
 from predictor.roofline import KernelClass, machine_of
 

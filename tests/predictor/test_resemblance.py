@@ -10,12 +10,13 @@ import pytest
 from devices.target import Runtime
 from predictor.adapt import adapt
 from predictor.predict import Predictor
-from predictor.resemblance import source_weights
+from predictor.resemblance import expectations, source_weights
 from tests.predictor.synthetic_target import (
     RUNTIME,
     SOURCES,
     SyntheticTarget,
     facts,
+    mixtures,
     reference_described,
     synthetic_meta,
 )
@@ -43,6 +44,26 @@ def test_of_an_engine_that_nobody_knows_every_source_says_as_much() -> None:
 def test_a_pooled_target_of_the_engine_is_a_witness_too() -> None:
     *_, strange, same = source_weights(RUNTIME, SOURCES, [STRANGER, PHONE])
     assert same == pytest.approx(1000 * strange)
+
+
+def test_any_source_of_the_engine_may_be_the_best_witness() -> None:
+    """A target of the first source's engine that runs as the second does, which the ranks do not expect."""
+    found = expectations(RUNTIME, SOURCES, [STRANGER, PHONE])
+    assert all(one.weights.sum() == pytest.approx(1.0) for one in found)
+    nominal = len(SOURCES)
+    assert [int(one.weights.argmax()) for one in found[1:]] == [0, 1, nominal + 2, 0, nominal, 0, nominal]
+    assert len(expectations(STRANGER, SOURCES)) == 5
+    meta = synthetic_meta()
+    observations = [
+        replace(observation, median_ms=float(about.total_ms[1]))
+        for observation, about in zip(
+            SyntheticTarget.drawn(np.random.default_rng(1)).observations(), reference_described(), strict=True
+        )
+    ]
+    predictor = Predictor(adapt(facts(), observations, meta=meta), meta)
+    others = mixtures(200, np.random.default_rng(2))
+    said = np.array([one.median_ms for one in predictor.predict_described(others)])
+    np.testing.assert_allclose(said, [float(one.total_ms[1]) for one in others], rtol=0.02)
 
 
 def test_one_measurement_leaves_a_target_near_its_engine() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 
 from predictor.few_shot.tally import SIZE_OCTAVES, TALLY_SHAPE, Law, Work, tally_kernels, tally_operators
 from predictor.networks.layers import LayerNet
-from predictor.onnx_reader import read_graph
+from predictor.reading.reader import read_graph
 
 
 def small_model() -> bytes:

@@ -8,7 +8,7 @@ from onnx import ModelProto, helper
 
 from predictor.kernel_costs.table import Amount, View, table_of
 from predictor.kernel_costs.weight_traffic import weight_traffic
-from predictor.onnx_reader import read_graph
+from predictor.reading.reader import read_graph
 from tests.predictor.onnx_graphs import model_of, noise
 
 SIDE = 32

@@ -17,7 +17,7 @@ from onnx import numpy_helper
 
 from devices.engine import Tensors
 from devices.model_ref import sha256_of
-from predictor.onnx_reader import read_graph
+from predictor.reading.reader import read_graph
 from search.architecture import Architecture, Ranges, Weights
 from search.errors import BuildFailed
 from search.execution import ModelRunner, cpu_runner

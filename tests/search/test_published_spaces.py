@@ -12,7 +12,7 @@ import pytest
 from devices.target import Hardware, Runtime
 from predictor.adapt import Observation, TargetFacts, adapt
 from predictor.errors import GenomeRejected
-from predictor.onnx_reader import read_graph
+from predictor.reading.reader import read_graph
 from search import catalogue, loop
 from search.__main__ import main
 from search.catalogue import scorer_for

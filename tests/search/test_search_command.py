@@ -11,7 +11,7 @@ import pytest
 
 from devices.target import Hardware, Runtime
 from predictor.adapt import Observation, TargetFacts, adapt
-from predictor.onnx_reader import read_graph
+from predictor.reading.reader import read_graph
 from search import loop
 from search.__main__ import main
 from search.architecture import IMAGE, Architecture, LayerWeights

@@ -28,7 +28,7 @@ from devices.target import Hardware, Runtime
 from devices.wire import ProfileWork, RegisterReply
 from predictor.adapt import Observation, TargetFacts, adapt
 from predictor.evaluate import accuracy_card
-from predictor.onnx_reader import read_graph
+from predictor.reading.reader import read_graph
 from predictor.reference_set import reference_models
 from service.access import issue_key, issue_registration_token
 from service.db import tables

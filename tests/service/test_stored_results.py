@@ -30,7 +30,7 @@ from devices.target import Hardware
 from predictor.adapt import Observation, adapt
 from predictor.checkpoint import Checkpoint, TargetFacts
 from predictor.evaluate import AccuracyCard
-from predictor.onnx_reader import read_graph
+from predictor.reading.reader import read_graph
 from predictor.reference_set import reference_models
 from service import measurements, models, predictors
 from service.artifacts import ArtifactStore

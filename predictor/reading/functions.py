@@ -10,7 +10,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped] 
 from onnx import checker, inliner
 
 from predictor.errors import GraphCode, GraphRejected
-from predictor.onnx_decoded import MAX_NESTING, MAX_NODES, subgraphs_of, too_many
+from predictor.reading.decoded import MAX_NESTING, MAX_NODES, subgraphs_of, too_many
 
 MAX_EXPANDED_BYTES = 1 << 26  # of the copies of function bodies, which may hold tensors
 

@@ -9,13 +9,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from typing import Protocol
 
 from onnx import TensorProto
 
-from predictor.onnx_decoded import FileNode
-from predictor.onnx_shapes import Attributes, Shape, Typed
-from predictor.onnx_slots import Slot
-from predictor.onnx_type_rules import (
+from predictor.reading.axis_rules import (
+    RECURRENT,
+    dynamically_quantised,
+    padded,
+    recurrent,
+    reduced,
+    reduced_by_attribute,
+    split,
+    squeezed,
+    squeezed_by_attribute,
+)
+from predictor.reading.decoded import FileNode
+from predictor.reading.shapes import Attributes, Shape, Typed
+from predictor.reading.slots import Slot
+from predictor.reading.type_rules import (
     AVERAGE_POOL,
     CEILED,
     FLOATS,
@@ -39,6 +51,29 @@ _CAST_TO: Mapping[int, str] = {
         TensorProto.UINT8: "uint8",
     TensorProto.BOOL: "bool",
 }  # fmt: skip
+
+
+class _SeveralRule(Protocol):
+    """Types of `count` outputs; None where inference has to be asked."""
+
+    def __call__(
+        self, inputs: Sequence[Slot], attributes: Attributes, *, count: int, opset: int
+    ) -> Sequence[Typed] | None: ...
+
+
+def plain_outputs(node: FileNode, inputs: Sequence[Slot | None], opset: int) -> Sequence[Typed] | None:
+    """Types of all outputs of a node; None where inference has to be asked."""
+    count = len(node.output)
+    if count == 1:
+        one = plain_output(node, inputs, opset)
+        return None if one is None else (one,)
+    rule = _SEVERAL.get(node.full_kind)
+    if rule is None or "" in node.output or node.key is None or opset not in OPSETS:
+        return None
+    given = [slot for slot in inputs if slot is not None]
+    if not given or len(given) < len(inputs):
+        return None
+    return rule(given, node.attributes, count=count, opset=opset)
 
 
 def plain_output(node: FileNode, inputs: Sequence[Slot | None], opset: int) -> Typed | None:
@@ -125,13 +160,31 @@ def _matmul(inputs: Sequence[Slot], attributes: Attributes) -> Typed | None:
     if len(inputs) != 2 or attributes:
         return None
     left, right = inputs
-    if left.dtype not in FLOATS or right.dtype != left.dtype or len(left.shape) < 2 or len(right.shape) < 2:
+    if left.dtype not in FLOATS or right.dtype != left.dtype:
         return None
-    rows, inner, columns = left.shape[-2], left.shape[-1], right.shape[-1]
-    before = broadcast(left.shape[:-2], right.shape[:-2])
-    if before is None or inner != right.shape[-2] or 0 in (rows, inner, columns):
+    shape = _product_shape(left.shape, right.shape)
+    return None if shape is None else (left.dtype, shape)
+
+
+def _product_shape(left: Shape, right: Shape) -> Shape | None:
+    if len(left) < 2 or len(right) < 2:
         return None
-    return left.dtype, (*before, rows, columns)
+    rows, inner, columns = left[-2], left[-1], right[-1]
+    before = broadcast(left[:-2], right[:-2])
+    if before is None or inner != right[-2] or 0 in (rows, inner, columns):
+        return None
+    return (*before, rows, columns)
+
+
+def _matmul_of_integers(inputs: Sequence[Slot], attributes: Attributes) -> Typed | None:
+    if not 2 <= len(inputs) <= 4 or attributes:
+        return None
+    left, right = inputs[0], inputs[1]
+    for data, zeros in ((left, inputs[2:3]), (right, inputs[3:4])):
+        if data.dtype not in ("int8", "uint8") or any(zero.dtype != data.dtype for zero in zeros):
+            return None
+    shape = _product_shape(left.shape, right.shape)
+    return None if shape is None else ("int32", shape)
 
 
 def _gemm(inputs: Sequence[Slot], attributes: Attributes) -> Typed | None:
@@ -206,7 +259,7 @@ def _dequantised(inputs: Sequence[Slot], attributes: Attributes) -> Typed | None
     if len(inputs) != 3 or not has_only(attributes, {"axis": int}):
         return None
     data, scale, zero = inputs
-    if scale.dtype != "float32" or data.dtype not in ("int8", "uint8") or zero.dtype != data.dtype:
+    if scale.dtype != "float32" or data.dtype not in _DEQUANTISED or zero.dtype != data.dtype:
         return None
     return "float32", data.shape
 
@@ -234,6 +287,16 @@ def _since(first: int, rule: TypeRule) -> tuple[tuple[range, TypeRule], ...]:
     return ((range(first, OPSETS.stop), rule),)
 
 
+def _sloped(inputs: Sequence[Slot], attributes: Attributes) -> Typed | None:
+    if len(inputs) != 2 or attributes:
+        return None
+    first, slope = inputs
+    if first.dtype not in FLOATS or slope.dtype != first.dtype:
+        return None
+    return (first.dtype, first.shape) if broadcast(first.shape, slope.shape) == first.shape else None
+
+
+_DEQUANTISED = ("int8", "uint8", "int32")
 _ALPHA, _CURVE = {"alpha": float}, {"alpha": float, "beta": float}
 _LIMITS, _STATISTICS = {"min": float, "max": float}, {"epsilon": float, "momentum": float}
 _RULES: Mapping[str, Sequence[tuple[range, TypeRule]]] = {
@@ -250,6 +313,7 @@ _RULES: Mapping[str, Sequence[tuple[range, TypeRule]]] = {
     "Reshape": _since(7, reshaped), "Slice": _since(10, sliced),
     "Unsqueeze": ((range(7, 13), unsqueezed_by_attribute), *_since(13, unsqueezed)),
     **dict.fromkeys(("Add", "Sub", "Mul", "Div"), _since(7, _binary(NUMBERS))),
+    "Pow": _since(7, _binary(FLOATS)), "PRelu": _since(7, _sloped),
     "Equal": _since(11, _binary(NUMBERS, "bool")),
     **dict.fromkeys(("Less", "Greater"), _since(9, _binary(NUMBERS, "bool"))),
     "Conv": _since(7, conv), "MaxPool": ((range(8, 10), pool(MAX_POOL)), *_since(10, pool({**MAX_POOL,
@@ -260,9 +324,18 @@ _RULES: Mapping[str, Sequence[tuple[range, TypeRule]]] = {
         (range(7, 14), _batch_normalised(_STATISTICS)),
         *_since(14, _batch_normalised({**_STATISTICS, "training_mode": int})),
     ),
+    **dict.fromkeys(
+        ("ReduceMean", "ReduceMax"), ((range(7, 18), reduced_by_attribute), *_since(18, reduced))
+    ),
+    "ReduceSum": ((range(7, 13), reduced_by_attribute), *_since(13, reduced)),
+    "Squeeze": ((range(7, 13), squeezed_by_attribute), *_since(13, squeezed)),
+    "Pad": _since(11, padded), **dict.fromkeys(("LSTM", "RNN"), _since(7, recurrent(RECURRENT))),
+    "GRU": _since(7, recurrent({**RECURRENT, "linear_before_reset": int})),
+    "MatMulInteger": _since(10, _matmul_of_integers),
     "MatMul": _since(7, _matmul), "Gemm": ((range(7, 11), _biased_gemm), *_since(11, _gemm)),
     "Concat": ((range(7, 11), _concat_forwards), *_since(11, _concat)),
     "Transpose": _since(7, _transposed), "Flatten": _since(9, _flattened), "Cast": _since(9, _cast),
     "DequantizeLinear": ((range(10, 13), _without_attributes(_dequantised)), *_since(13, _dequantised)),
     "QuantizeLinear": ((range(10, 13), _without_attributes(_quantised)), *_since(13, _quantised)),
 }  # fmt: skip
+_SEVERAL: Mapping[str, _SeveralRule] = {"Split": split, "DynamicQuantizeLinear": dynamically_quantised}

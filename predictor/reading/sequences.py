@@ -7,8 +7,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from predictor.graph import AttributeValue
-from predictor.onnx_slots import Slot
-from predictor.onnx_values import integers
+from predictor.reading.slots import Slot
+from predictor.reading.values import integers
 
 MAX_ITEMS = 1024  # each step of a growing sequence holds them all again
 

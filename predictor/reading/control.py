@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from predictor.errors import GraphCode, GraphRejected
-from predictor.onnx_decoded import FileGraph, FileNode
-from predictor.onnx_nodes import Attributes, Node, malformed, rejected
-from predictor.onnx_shapes import Typed
-from predictor.onnx_slots import Slot
-from predictor.onnx_values import integers
-from predictor.onnx_walk import ControlFlow, Scope, Walk, inputs_of
+from predictor.reading.decoded import FileGraph, FileNode
+from predictor.reading.nodes import Attributes, Node, malformed, rejected
+from predictor.reading.shapes import Typed
+from predictor.reading.slots import Slot
+from predictor.reading.values import integers
+from predictor.reading.walk import ControlFlow, Scope, Walk, inputs_of
 
 MAX_TRIPS = 1_000_000  # of a Loop: exporters write "until the condition ends it" as a huge count
 

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from predictor.errors import GraphCode, GraphRejected
 from predictor.graph import Role, TensorInfo, bits_of
-from predictor.onnx_values import CARRIED_DTYPES, MAX_VALUE_ELEMENTS, Array
+from predictor.reading.values import CARRIED_DTYPES, MAX_VALUE_ELEMENTS, Array
 
 MAX_TENSOR_BYTES = 8 << 30
 MAX_RANK = 32
@@ -107,13 +107,14 @@ def stored_tensor(tensor: onnx.TensorProto, name: str) -> tuple[str, tuple[int, 
     Raises `GraphRejected`.
     """
     refuse_external(tensor, name)
-    if len(tensor.dims) > MAX_RANK:
+    shape = tuple(tensor.dims[:])
+    if len(shape) > MAX_RANK:
         raise GraphRejected(
-            f"tensor {name!r} has {len(tensor.dims)} axes, at most {MAX_RANK} are allowed",
-            GraphCode.TOO_LARGE,
+            f"tensor {name!r} has {len(shape)} axes, at most {MAX_RANK} are allowed", GraphCode.TOO_LARGE
         )
     dtype = _DTYPE_BY_CODE.get(tensor.data_type) or dtype_of(tensor.data_type, f"tensor {name!r}")
-    shape = checked_shape(tensor.dims[:], dtype, f"tensor {name!r}")
+    if (dtype, shape) not in WITHIN_BOUNDS:
+        checked_shape(shape, dtype, f"tensor {name!r}")
     elements = math.prod(shape)
     if not tensor.HasField("raw_data"):
         return dtype, shape, _value_of(tensor, dtype, elements, name)

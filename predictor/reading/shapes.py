@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from predictor.graph import AttributeValue
-from predictor.onnx_slots import Slot
-from predictor.onnx_values import integers
+from predictor.reading.slots import Slot
+from predictor.reading.values import integers
 
 Attributes = Mapping[str, AttributeValue]
 Shape = tuple[int, ...]

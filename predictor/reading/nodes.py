@@ -14,10 +14,10 @@ import onnx
 from predictor.costs import cost_of
 from predictor.errors import GraphCode, GraphRejected
 from predictor.graph import AttributeValue
-from predictor.onnx_decoded import FileNode, attribute_value
-from predictor.onnx_shapes import Typed
-from predictor.onnx_slots import Slot, dtype_of, tensor_value
-from predictor.onnx_values import MAX_VALUE_ELEMENTS, MAX_VALUE_RANK, Array, can_evaluate, evaluate
+from predictor.reading.decoded import FileNode, attribute_value
+from predictor.reading.shapes import Typed
+from predictor.reading.slots import Slot, dtype_of, tensor_value
+from predictor.reading.values import MAX_VALUE_ELEMENTS, MAX_VALUE_RANK, Array, can_evaluate, evaluate
 
 Attributes = Mapping[str, AttributeValue]
 _FOLLOWED = frozenset(("Shape", "Size", "ConstantOfShape"))
@@ -74,11 +74,11 @@ def made(
 
 
 def known_outputs(
-    node: FileNode, inputs: Sequence[Slot | None], attributes: Attributes
+    node: FileNode, inputs: Sequence[Slot | None], attributes: Attributes, *, is_known: bool
 ) -> Sequence[Array] | None:
-    """Values of the outputs where all inputs have one and the kind is followed; None otherwise."""
+    """Values of the outputs where all inputs have one (`is_known`) and the kind is followed; else None."""
     kind = node.full_kind
-    if kind not in _FOLLOWED and not can_evaluate(kind):
+    if kind not in _FOLLOWED and not (is_known and can_evaluate(kind)):
         return None
     if kind == "Shape" and inputs and inputs[0] is not None:
         sizes = inputs[0].shape
@@ -89,11 +89,7 @@ def known_outputs(
         return [np.asarray(inputs[0].info.elements, dtype=np.int64)]
     if kind == "ConstantOfShape":
         return _filled(node, inputs)
-    if (
-        not can_evaluate(kind)
-        or not inputs
-        or any(slot is not None and slot.value is None for slot in inputs)
-    ):
+    if not is_known or not can_evaluate(kind):
         return None
     if kind == "Split" and len(inputs) < 2 and "split" not in attributes:
         return None

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 
 from predictor.errors import GraphCode, GraphRejected
-from predictor.onnx_decoded import FileGraph, FileNode
+from predictor.reading.decoded import FileGraph, FileNode
 
 
 def sorted_nodes(

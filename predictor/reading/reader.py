@@ -9,7 +9,7 @@ names the operator, tensor or axis: nothing is guessed silently. What was assume
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from functools import partial
 
 import onnx
@@ -22,13 +22,13 @@ from predictor.digest import digest_of
 from predictor.errors import GraphCode, GraphRejected
 from predictor.graph import ModelGraph, Operator, TensorInfo
 from predictor.kinds import DEQUANTISES
-from predictor.onnx_control import CONTROL
-from predictor.onnx_decoded import FileGraph, check_texts, decoded
-from predictor.onnx_functions import without_functions
-from predictor.onnx_nodes import Node
-from predictor.onnx_slots import MAX_RANK, Slot, dtype_of
-from predictor.onnx_walk import Scope, Walk
-from predictor.onnx_wire import check_parsed_size
+from predictor.reading.control import CONTROL
+from predictor.reading.decoded import FileGraph, check_texts, decoded
+from predictor.reading.functions import without_functions
+from predictor.reading.nodes import Node
+from predictor.reading.slots import MAX_RANK, Slot, dtype_of
+from predictor.reading.walk import Scope, Walk
+from predictor.reading.wire import check_parsed_size
 
 MAX_MODEL_BYTES = 1 << 30
 MAX_OPERATOR_COST = 1 << 46  # an hour of one operator; the sums over all operators still fit 64 bits
@@ -43,8 +43,7 @@ _MULTIPLIES = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul"))
 def read_inputs(model: bytes) -> tuple[InputSpec, ...]:
     """What the model declares as inputs, without those that are initializers. Raises `GraphRejected`."""
     parsed = _parsed(model)
-    decoded(parsed)
-    return _declared_inputs(parsed)
+    return _declared_inputs(parsed, decoded(parsed))
 
 
 def read_graph(model: bytes, input_shapes: Mapping[str, Sequence[int]]) -> ModelGraph:
@@ -121,39 +120,39 @@ def _opsets(model: onnx.ModelProto) -> dict[str, int]:
     return opsets
 
 
-def _declared_inputs(model: onnx.ModelProto) -> tuple[InputSpec, ...]:
-    stored = {tensor.name for tensor in model.graph.initializer}
-    stored |= {sparse.values.name for sparse in model.graph.sparse_initializer}
+def _declared_inputs(model: onnx.ModelProto, graph: FileGraph) -> tuple[InputSpec, ...]:
+    stored = {name for name, _ in (*graph.tensors, *graph.sparse)}
     specs: list[InputSpec] = []
-    for declared in model.graph.input:
-        if declared.name in stored:
+    for name, declared in zip(graph.inputs, model.graph.input, strict=True):
+        if name in stored:
             continue
         if not declared.type.HasField("tensor_type"):
             raise GraphRejected(
-                f"input {declared.name!r} is not a tensor; give the model tensors as inputs",
+                f"input {name!r} is not a tensor; give the model tensors as inputs",
                 GraphCode.OPERATOR_UNSUPPORTED,
             )
         tensor = declared.type.tensor_type
         if not tensor.HasField("shape"):
             raise GraphRejected(
-                f"input {declared.name!r} does not say how many axes it has; declare its shape, "
+                f"input {name!r} does not say how many axes it has; declare its shape, "
                 "with names for dynamic axes",
                 GraphCode.INPUTS_INVALID,
             )
         if len(tensor.shape.dim) > MAX_RANK:
             raise GraphRejected(
-                f"input {declared.name!r} has {len(tensor.shape.dim)} axes, at most {MAX_RANK} are allowed",
+                f"input {name!r} has {len(tensor.shape.dim)} axes, at most {MAX_RANK} are allowed",
                 GraphCode.TOO_LARGE,
             )
         axes: list[int | str | None] = [
             dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None for dim in tensor.shape.dim
         ]
         check_texts(axis for axis in axes if axis is not None and not isinstance(axis, int))
-        dtype = dtype_of(tensor.elem_type, f"input {declared.name!r}")
-        specs.append(InputSpec.declared(declared.name, dtype, axes))
-    names = Counter(spec.name for spec in specs)
-    if any(count > 1 for count in names.values()):
-        raise GraphRejected(f"input {names.most_common(1)[0][0]!r} is declared twice", GraphCode.MALFORMED)
+        dtype = dtype_of(tensor.elem_type, f"input {name!r}")
+        specs.append(InputSpec.declared(name, dtype, axes))
+    names = [spec.name for spec in specs]
+    if len(set(names)) < len(names):
+        twice = Counter(names).most_common(1)[0][0]
+        raise GraphRejected(f"input {twice!r} is declared twice", GraphCode.MALFORMED)
     return tuple(specs)
 
 
@@ -167,7 +166,7 @@ def _resolved(specs: Sequence[InputSpec], given: Mapping[str, Sequence[int]]) ->
 
 
 def _read(model: onnx.ModelProto, graph: FileGraph, input_shapes: Mapping[str, Sequence[int]]) -> ModelGraph:
-    specs = _declared_inputs(model)
+    specs = _declared_inputs(model, graph)
     shapes = _resolved(specs, input_shapes)
     opsets = _opsets(model)
     walk = Walk(
@@ -211,14 +210,18 @@ def _finished(
     walk: Walk, inputs: Sequence[Slot], outputs: Sequence[Slot], *, notes: Sequence[str]
 ) -> ModelGraph:
     live = _live(walk.nodes, outputs)
-    slots = {slot.name: slot for node in live for slot in (*node.inputs, *node.outputs) if slot is not None}
-    slots |= {slot.name: slot for slot in (*inputs, *outputs)}
-    tensors = {name: slot.info for name, slot in slots.items()}
+    tensors: dict[str, TensorInfo] = {}
+    integers: dict[str, tuple[int, ...]] = {}
+    for slots in (*[(*node.inputs, *node.outputs) for node in live], inputs, outputs):
+        for slot in slots:
+            if slot is not None and slot.name not in tensors:
+                tensors[slot.name] = TensorInfo(slot.name, slot.dtype, slot.shape, slot.role)
+                if slot.value is not None and (value := _short_integers(slot)) is not None:
+                    integers[slot.name] = value
     quantised = _quantised_products(live)
-    operators = tuple(_operator(node, tensors, quantised.get(index)) for index, node in enumerate(live))
+    operators = tuple([_operator(node, tensors, quantised.get(index)) for index, node in enumerate(live)])
     ends = tuple(tensors[slot.name] for slot in outputs)
     starts = tuple(tensors[slot.name] for slot in inputs)
-    integers = {name: value for name, slot in slots.items() if (value := _short_integers(slot)) is not None}
     opset = walk.opsets.get("", 0)
     identify = partial(
         digest_of, operators, tensors, inputs=starts, outputs=ends, integers=integers, opset=opset
@@ -247,12 +250,23 @@ def _live(nodes: Sequence[Node], outputs: Sequence[Slot]) -> list[Node]:
     needed = {slot.name for slot in outputs}
     live: list[Node] = []
     for node in reversed(nodes):
-        made = [slot.name for slot in node.outputs if slot is not None]
-        if not made or any(name in needed for name in made):
+        if _is_needed(node, needed):
             live.append(node)
-            needed.update(slot.name for slot in node.inputs if slot is not None)
+            for slot in node.inputs:
+                if slot is not None:
+                    needed.add(slot.name)
     live.reverse()
     return live
+
+
+def _is_needed(node: Node, needed: Set[str]) -> bool:
+    is_decision = True
+    for slot in node.outputs:
+        if slot is not None:
+            if slot.name in needed:
+                return True
+            is_decision = False
+    return is_decision
 
 
 def _quantised_products(nodes: Sequence[Node]) -> dict[int, str]:
@@ -267,7 +281,7 @@ def _quantised_products(nodes: Sequence[Node]) -> dict[int, str]:
     for index, node in enumerate(nodes):
         if node.full_kind in DEQUANTISES and node.inputs[0] is not None and node.outputs[0] is not None:
             dequantised[node.outputs[0].name] = node.inputs[0].dtype
-        elif node.full_kind in _MULTIPLIES and len(node.inputs) > 1:
+        elif dequantised and node.full_kind in _MULTIPLIES and len(node.inputs) > 1:
             left, right = (
                 dequantised.get(slot.name, "") if slot is not None else "" for slot in node.inputs[:2]
             )
@@ -288,18 +302,18 @@ def _operator(node: Node, tensors: Mapping[str, TensorInfo], precision: str | No
             GraphCode.TOO_LARGE,
         )
     return Operator(
-        name=node.name,
-        kind=node.kind,
-        domain=node.domain,
-        attributes=node.attributes,
-        inputs=tuple(["" if slot is None else slot.name for slot in node.inputs]),
-        outputs=tuple(["" if slot is None else slot.name for slot in node.outputs]),
-        macs=cost.macs * repeats,
-        bytes_read=cost.bytes_read * repeats,
-        bytes_written=cost.bytes_written * repeats,
-        parameters=cost.parameters,
-        precision=precision or cost.precision,
-        repeats=repeats,
+        node.name,
+        node.kind,
+        node.domain,
+        node.attributes,
+        tuple(["" if slot is None else slot.name for slot in node.inputs]),
+        tuple(["" if slot is None else slot.name for slot in node.outputs]),
+        cost.macs * repeats,
+        cost.bytes_read * repeats,
+        cost.bytes_written * repeats,
+        cost.parameters,
+        precision or cost.precision,
+        repeats,
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import onnx
 from onnx import AttributeProto
@@ -199,9 +200,14 @@ class _Decoder:
             read = _READ.get(code)
             if read is not None:
                 if code in _LISTS:
-                    self._count(len(getattr(attribute, _LISTS[code])))
-                attributes[called] = value = read(attribute)
+                    items = getattr(attribute, _LISTS[code])
+                    self._count(len(items))
+                    value: AttributeValue = _read_items(code, items)
+                else:
+                    value = read(attribute)
+                attributes[called] = value
                 key += (called, code, value)
+                continue  # graphs beside a number are nobody's
             nested = [attribute.g] if code == AttributeProto.GRAPH else []
             if attribute.graphs:
                 self._count(len(attribute.graphs))
@@ -224,6 +230,14 @@ class _Decoder:
             )
 
 
+def _read_items(code: int, items: Sequence[Any]) -> AttributeValue:
+    return _texts(items) if code == AttributeProto.STRINGS else tuple(items[:])
+
+
+def _texts(items: Iterable[bytes]) -> tuple[str, ...]:
+    return tuple([item.decode("utf-8", "replace") for item in items])
+
+
 def _is_short(attributes: Mapping[str, AttributeValue]) -> bool:
     for name, value in attributes.items():
         if len(name) > _MAX_KEY_ITEMS or (isinstance(value, (str, tuple)) and len(value) > _MAX_KEY_ITEMS):
@@ -243,7 +257,5 @@ _READ: Mapping[int, Callable[[AttributeProto], AttributeValue]] = {
     AttributeProto.STRING: lambda attribute: attribute.s.decode("utf-8", "replace"),
     AttributeProto.INTS: lambda attribute: tuple(attribute.ints[:]),
     AttributeProto.FLOATS: lambda attribute: tuple(attribute.floats[:]),
-    AttributeProto.STRINGS: lambda attribute: tuple(
-        item.decode("utf-8", "replace") for item in attribute.strings
-    ),
+    AttributeProto.STRINGS: lambda attribute: _texts(attribute.strings),
 }

@@ -1,7 +1,7 @@
 """The walk over an ONNX graph: every node once, in topological order, with the shape and the role of every
 tensor.
 
-Small values are followed along (`predictor.onnx_values`), so sizes that a model computes are known at any
+Small values are followed along (`predictor.reading.values`), so sizes that a model computes are known at any
 depth of nested graphs. What rests on constants alone is not emitted: a runtime computes it once, at load.
 Two exceptions follow ONNX Runtime: DequantizeLinear is kept, because runtimes fuse it into the quantised
 kernel behind it, and random generators are kept.
@@ -18,8 +18,8 @@ import onnx
 from predictor.errors import GraphCode, GraphRejected
 from predictor.graph import Role
 from predictor.kinds import DEQUANTISES, KINDS
-from predictor.onnx_decoded import FileGraph, FileNode
-from predictor.onnx_nodes import (
+from predictor.reading.decoded import FileGraph, FileNode
+from predictor.reading.nodes import (
     Attributes,
     Node,
     known_outputs,
@@ -28,10 +28,10 @@ from predictor.onnx_nodes import (
     plain_constant,
     rejected,
 )
-from predictor.onnx_order import sorted_nodes
-from predictor.onnx_sequences import SEQUENCE_KINDS, concatenated, followed, split_shapes
-from predictor.onnx_shapes import Typed
-from predictor.onnx_slots import (
+from predictor.reading.order import sorted_nodes
+from predictor.reading.sequences import SEQUENCE_KINDS, concatenated, followed, split_shapes
+from predictor.reading.shapes import Typed
+from predictor.reading.slots import (
     MAX_RANK,
     WITHIN_BOUNDS,
     Slot,
@@ -40,8 +40,8 @@ from predictor.onnx_slots import (
     refuse_external,
     stored_tensor,
 )
-from predictor.onnx_typing import output_types
-from predictor.onnx_values import Array, dtype_name
+from predictor.reading.typing import output_types
+from predictor.reading.values import Array, dtype_name
 
 MAX_NOTES = 50
 MAX_HELD_ITEMS = 1_000_000
@@ -209,11 +209,17 @@ class Walk:
         be folded.
         """
         inputs = inputs_of(node, scope)
+        is_known, is_constant = bool(inputs), True
         for slot in inputs:
-            if slot is not None and slot.items is not None:
-                raise rejected(node, "takes a sequence of tensors, which is not followed here")
+            if slot is not None:
+                if slot.items is not None:
+                    raise rejected(node, "takes a sequence of tensors, which is not followed here")
+                if slot.value is None:
+                    is_known = False
+                if slot.role != "constant":
+                    is_constant = False
         attributes = node.attributes
-        values = known_outputs(node, inputs, attributes)
+        values = known_outputs(node, inputs, attributes, is_known=is_known)
         if values is not None:
             typed: Sequence[Typed] = [(dtype_name(value), value.shape) for value in values]
         else:
@@ -221,7 +227,7 @@ class Walk:
             if is_bound:
                 largest = f"costed for the largest, {list(typed[0][1])}"
                 self.note(f"{node.label}: the size of its output depends on the data; {largest}")
-        role: Role = "constant" if self._is_folded(node, inputs) else "activation"
+        role: Role = "constant" if self._is_folded(node.full_kind, is_constant) else "activation"
         outputs: list[Slot | None] = []
         for index, name in enumerate(node.output):
             # Inference leaves out some extra outputs: an error only if somebody reads them.
@@ -234,16 +240,11 @@ class Walk:
         if role == "activation":
             self.emit(node, attributes, inputs=inputs, outputs=outputs)
 
-    def _is_folded(self, node: FileNode, inputs: Sequence[Slot | None]) -> bool:
-        kind = node.full_kind
+    def _is_folded(self, kind: str, is_constant: bool) -> bool:
+        """`is_constant`: whether all that the operator reads is."""
         if kind in _NEVER_FOLDED:
             return False
-        if self.has_fixed_inputs and kind in ("Shape", "Size"):
-            return True
-        for slot in inputs:  # noqa: SIM110 - asked of every node, and twice as fast as all()
-            if slot is not None and slot.role != "constant":
-                return False
-        return True
+        return is_constant or (self.has_fixed_inputs and kind in ("Shape", "Size"))
 
     def _sequence(self, node: FileNode, scope: Scope, prefix: str) -> None:
         inputs = inputs_of(node, scope)

@@ -10,11 +10,11 @@ from onnx import checker, defs, helper, shape_inference
 
 from predictor.errors import GraphCode, GraphRejected
 from predictor.graph import AttributeValue
-from predictor.onnx_decoded import FileNode, decoded_node
-from predictor.onnx_nodes import filled_type
-from predictor.onnx_plain_types import plain_output
-from predictor.onnx_shapes import STANDINS, Standin, Typed, bounded_outputs, contrib_outputs, has_rule
-from predictor.onnx_slots import Slot, data_of, dtype_of, type_of
+from predictor.reading.decoded import FileNode, decoded_node
+from predictor.reading.nodes import filled_type
+from predictor.reading.plain_types import plain_outputs
+from predictor.reading.shapes import STANDINS, Standin, Typed, bounded_outputs, contrib_outputs, has_rule
+from predictor.reading.slots import Slot, data_of, dtype_of, type_of
 
 _INFERENCE_ERRORS = (
     shape_inference.InferenceError,
@@ -58,9 +58,9 @@ def output_types(
     than the node's.
     """
     full_kind = node.full_kind
-    plain = plain_output(node, inputs, opsets.get("", 0))
+    plain = plain_outputs(node, inputs, opsets.get("", 0))
     if plain is not None:
-        return (plain,), False
+        return plain, False
     ruled = _by_rule(node, contrib_outputs, inputs) if has_rule(full_kind) else None
     if ruled is not None:
         return ruled, False

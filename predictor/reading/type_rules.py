@@ -1,12 +1,12 @@
-"""The longer rules of `predictor.onnx_plain_types`: windows that slide, and shapes that values decide."""
+"""The longer rules of `predictor.reading.plain_types`: windows that slide, and shapes that values decide."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from predictor.onnx_shapes import Attributes, Shape, Typed
-from predictor.onnx_slots import Slot
+from predictor.reading.shapes import Attributes, Shape, Typed
+from predictor.reading.slots import Slot
 
 TypeRule = Callable[[Sequence[Slot], Attributes], Typed | None]
 
@@ -98,7 +98,7 @@ def reshaped(inputs: Sequence[Slot], attributes: Attributes) -> Typed | None:
     """Reshape to a known shape."""
     if len(inputs) != 2 or attributes or inputs[0].dtype not in NUMBERS:
         return None
-    first, target = inputs[0], _few(inputs[1])
+    first, target = inputs[0], few(inputs[1])
     if (
         target is None
         or 0 in first.shape
@@ -116,7 +116,7 @@ def reshaped(inputs: Sequence[Slot], attributes: Attributes) -> Typed | None:
 
 def unsqueezed(inputs: Sequence[Slot], attributes: Attributes) -> Typed | None:
     """Unsqueeze by known axes."""
-    axes = _few(inputs[1]) if len(inputs) == 2 else None
+    axes = few(inputs[1]) if len(inputs) == 2 else None
     return None if axes is None or attributes else _with_ones(inputs[0], axes)
 
 
@@ -140,7 +140,7 @@ def _with_ones(first: Slot, axes: Shape) -> Typed | None:
 
 def sliced(inputs: Sequence[Slot], attributes: Attributes) -> Typed | None:
     """Slice forwards between known positions, along axes counted from the front."""
-    first, given = inputs[0], [_few(slot) for slot in inputs[1:]]
+    first, given = inputs[0], [few(slot) for slot in inputs[1:]]
     if attributes or first.dtype not in NUMBERS or not 2 <= len(given) <= 4:
         return None
     starts, ends = given[0], given[1]
@@ -160,8 +160,8 @@ def sliced(inputs: Sequence[Slot], attributes: Attributes) -> Typed | None:
     return first.dtype, tuple(sizes)
 
 
-def _few(slot: Slot) -> Shape | None:
-    """The numbers in a vector whose values are known."""
+def few(slot: Slot) -> Shape | None:
+    """The numbers in a vector whose values are known; None of another tensor."""
     value = slot.value
     if value is None or slot.dtype != "int64" or len(slot.shape) != 1:
         return None

@@ -1,0 +1,1 @@
+"""From the bytes of an ONNX file to a `ModelGraph`: parsing, shapes, values, control flow."""
