@@ -103,6 +103,7 @@ def create_app(settings: Settings) -> FastAPI:
     for router in (
         health,
         problems.router,
+        latency.query_router,  # early, since routes are tried in this order and queries are asked most
         access.router,
         projects.router,
         jobs.router,

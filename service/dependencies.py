@@ -75,8 +75,8 @@ def authenticated(
 ) -> Principal:
     """Whoever holds the API key that was sent, whatever its scopes."""
     token = _token(credentials)
-    with database.read() as session:
-        caller, is_touch_due = security.authenticate(session, token)
+    with database.snapshot() as snapshot:
+        caller, is_touch_due = security.authenticate(snapshot.connection, token)
     if is_touch_due:
         with database.write() as session:
             security.touch(session, caller.key_id)

@@ -6,6 +6,7 @@ import threading
 from collections import OrderedDict
 from typing import Protocol
 
+from sqlalchemy import Connection, select
 from sqlalchemy.orm import Session
 
 from predictor.checkpoint import Checkpoint
@@ -53,18 +54,21 @@ class PredictorCache:
         self._loaded: OrderedDict[str, Predictor] = OrderedDict()
         self._checkpoints: dict[str, str] = {}  # SHA-256 by the row's id: rows never change
 
-    def live(self, session: Session, target: Answered) -> tuple[str, Predictor]:
+    def live(self, connection: Connection, target: Answered) -> tuple[str, Predictor]:
         """The id and the predictor that answer for `target` now. Raises `Conflict` (target_not_ready)."""
         if target.live_predictor_id is None:
             reason = target.state_reason or "its predictor is not adapted yet"
             raise Conflict("target_not_ready", f"target {target.key} is {target.state}: {reason}")
-        return target.live_predictor_id, self.get(session, target.live_predictor_id)
+        return target.live_predictor_id, self.get(connection, target.live_predictor_id)
 
-    def get(self, session: Session, predictor_id: str) -> Predictor:
+    def get(self, connection: Connection, predictor_id: str) -> Predictor:
         """The predictor of this row, live or not."""
         checkpoint_sha256 = self._checkpoints.get(predictor_id)
         if checkpoint_sha256 is None:
-            checkpoint_sha256 = session.get_one(tables.Predictor, predictor_id).checkpoint_sha256
+            row = tables.Predictor
+            checkpoint_sha256 = connection.scalars(
+                select(row.checkpoint_sha256).where(row.id == predictor_id)
+            ).one()
             self._checkpoints[predictor_id] = checkpoint_sha256
         return self.load(checkpoint_sha256)
 

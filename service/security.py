@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
-from sqlalchemy import ColumnElement, and_, bindparam, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, or_, select, update
 from sqlalchemy.orm import Session
 
 from service.db import tables
@@ -75,7 +75,7 @@ def mint(row_id: str) -> Minted:
     return Minted(f"{text}_{_checksum(text)}", _sha256(secret))
 
 
-# Of the table, not of the class: every request asks this, and no object is made of the row.
+# Of the table, not of the class: every request asks this, and neither an object nor a session is made for it.
 _KEYS = tables.ApiKey.__table__.c
 _KEY = select(
     _KEYS.id,
@@ -90,12 +90,12 @@ _KEY = select(
 )
 
 
-def authenticate(session: Session, token: str) -> tuple[Principal, bool]:
+def authenticate(connection: Connection, token: str) -> tuple[Principal, bool]:
     """The caller whose API key this is, and whether the time of last use is older than it may be. Raises
     `Unauthenticated`.
     """
     row_id, secret = _parse(token, "key")
-    found = session.execute(_KEY, {"key_id": row_id}).one_or_none()
+    found = connection.execute(_KEY, {"key_id": row_id}).one_or_none()
     if not _matches(secret, None if found is None else found.secret_sha256) or found is None:
         raise Unauthenticated("the API key is unknown, expired or revoked")
     key_id, project_id, _, scopes, is_touch_due = found

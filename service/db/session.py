@@ -1,28 +1,50 @@
 """Sessions: `read()` sees one snapshot and cannot write, `write()` is one transaction. Nobody else commits.
+`snapshot()` is for what is asked so often that it reads rows without a session, whose making costs more than
+a statement.
 
 SQLite is opened in WAL mode, so readers never wait and a writer waits only for another writer. A writer says
 so at once (BEGIN IMMEDIATE): a transaction that reads first and writes later could otherwise be refused in
 the middle. The driver's own transaction handling is switched off, as SQLAlchemy's documentation of the
-dialect describes. `synchronous=NORMAL` may lose the last transactions when the power fails (not when a
-process is killed), which leases turn into repeated work.
+dialect describes. Its event begins the writers' transactions only, because a listener slows down every
+statement of its engine: readers begin theirs themselves. `synchronous=NORMAL` may lose the last transactions
+when the power fails (not when a process is killed), which leases turn into repeated work.
 """
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import closing, contextmanager
 
 from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event, make_url
 from sqlalchemy.orm import Session, sessionmaker
 
 BUSY_TIMEOUT_MS = 30_000
-_BEGIN = "sqlite_begin"  # execution option: how a connection begins
 
 
 class UnstorableValue(Exception):
     """A text that is no Unicode (a lone surrogate), or an integer beyond 64 bits."""
+
+
+class Snapshot:
+    """One consistent state of the database."""
+
+    def __init__(self, connection: Connection, sessions: sessionmaker[Session]) -> None:
+        self.connection = connection
+        self._sessions = sessions
+        self._session: Session | None = None
+
+    @property
+    def session(self) -> Session:
+        """On the same connection, for rows as objects. Made when it is first asked for."""
+        if self._session is None:
+            self._session = self._sessions(bind=self.connection)
+        return self._session
+
+    def close(self) -> None:
+        """Let go of the objects, which stay readable."""
+        if self._session is not None:
+            self._session.close()
 
 
 class Database:
@@ -49,22 +71,31 @@ class Database:
         event.listen(self.engine, "handle_error", _name_unstorable)
         if self.is_sqlite:
             event.listen(self.engine, "connect", _open_sqlite)
-            event.listen(self.engine, "begin", _begin_sqlite)
-            reader = self.engine
-            self.writer: Engine = self.engine.execution_options(**{_BEGIN: "BEGIN IMMEDIATE"})
+            self._reader: Engine = self.engine
+            self.writer: Engine = self.engine.execution_options()  # an engine with listeners of its own
+            event.listen(self.writer, "begin", _begin_writing)
         else:
-            reader = self.engine.execution_options(
+            self._reader = self.engine.execution_options(
                 isolation_level="REPEATABLE READ", postgresql_readonly=True
             )
             self.writer = self.engine
-        self._readers = sessionmaker(reader, autoflush=False, expire_on_commit=False)
+        self._sessions = sessionmaker(autoflush=False, expire_on_commit=False)  # of readers
         self._writers = sessionmaker(self.writer, expire_on_commit=False)
 
     @contextmanager
     def read(self) -> Iterator[Session]:
         """A session on one consistent snapshot. Changes made in it are never stored."""
-        with self._readers() as session:
-            yield session
+        with self.snapshot() as snapshot:
+            yield snapshot.session
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Snapshot]:
+        """As `read`, with a session for those only who ask for it."""
+        with self._reader.connect() as connection:
+            if self.is_sqlite:
+                connection.exec_driver_sql("BEGIN")
+            with closing(Snapshot(connection, self._sessions)) as snapshot:
+                yield snapshot
 
     @contextmanager
     def write(self) -> Iterator[Session]:
@@ -78,7 +109,7 @@ class Database:
 
 
 def _open_sqlite(connection: sqlite3.Connection, _record: object) -> None:
-    connection.isolation_level = None  # the driver must not begin transactions: _begin_sqlite does
+    connection.isolation_level = None  # the driver must not begin transactions: we do
     for pragma in (
         f"busy_timeout={BUSY_TIMEOUT_MS}",  # first: switching to WAL may have to wait
         "journal_mode=WAL",
@@ -88,9 +119,8 @@ def _open_sqlite(connection: sqlite3.Connection, _record: object) -> None:
         connection.execute(f"PRAGMA {pragma}").close()
 
 
-def _begin_sqlite(connection: Connection) -> None:
-    options: dict[str, Any] = dict(connection.get_execution_options())
-    connection.exec_driver_sql(options.get(_BEGIN, "BEGIN"))
+def _begin_writing(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def _name_unstorable(context: ExceptionContext) -> None:

@@ -62,7 +62,7 @@ _uploads = APIRouter(
     responses=problem_responses(401, 403, 409, 413, 422),
 )
 _models = APIRouter(prefix="/v1/models", tags=["models"], responses=problem_responses(401, 403, 422))
-_queries = APIRouter(
+query_router = APIRouter(
     prefix="/v1", tags=["latency"], route_class=QueryRoute, responses=problem_responses(401, 403, 404, 422)
 )
 _latency = APIRouter(
@@ -136,7 +136,7 @@ def download_model(caller: Reader, services: ServicesDep, model: ModelPath) -> F
     return FileResponse(path, media_type="application/onnx", filename=file_name)
 
 
-@_queries.post(
+@query_router.post(
     "/latency-queries",
     summary="Ask for latencies",
     response_model=LatencyAnswers,
@@ -238,7 +238,6 @@ def get_document(caller: Reader, services: ServicesDep, measurement_id: Measurem
 
 
 router = APIRouter()
-router.include_router(_queries)
 router.include_router(_uploads)
 router.include_router(_models)
 router.include_router(_latency)

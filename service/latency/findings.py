@@ -21,6 +21,7 @@ from predictor.description import Described
 from predictor.errors import PredictorError
 from predictor.predict import Prediction, Predictor
 from service.db import tables
+from service.db.session import Snapshot
 from service.dependencies import Services
 from service.errors import Conflict, Invalid
 from service.latency import repository
@@ -117,7 +118,7 @@ _DESCRIBED: Recent[tuple[str, Name], Described] = Recent(4096)
 _PREDICTED: Recent[tuple[str, Name, float], Prediction | AnswerError] = Recent(65_536)
 
 
-def asked_models(session: Session, project_id: str, queried: Sequence[QueriedModel]) -> list[AskedModel]:
+def asked_models(snapshot: Snapshot, project_id: str, queried: Sequence[QueriedModel]) -> list[AskedModel]:
     """The models of a query, in its order. Raises `NotFound`, and `Invalid` for sizes that are missing or
     wrong.
     """
@@ -125,7 +126,7 @@ def asked_models(session: Session, project_id: str, queried: Sequence[QueriedMod
     known = [_ASKED.get(key) for key in keys]
     if None not in known:
         return [one for one in known if one is not None]
-    rows = repository.models_by_name(session, project_id, [one.model for one in queried])
+    rows = repository.models_by_name(snapshot.session, project_id, [one.model for one in queried])
     models: list[AskedModel] = []
     for index, (key, one) in enumerate(zip(keys, queried, strict=True)):
         row = rows[one.model]
@@ -153,7 +154,7 @@ def resolved_shapes(
 
 
 def measured(
-    session: Session, project_id: str, models: Sequence[AskedModel], targets: Sequence[TargetNow]
+    snapshot: Snapshot, project_id: str, models: Sequence[AskedModel], targets: Sequence[TargetNow]
 ) -> dict[Place, Measured]:
     """The valid measurement of the highest level for each model on each target, and of those the newest."""
     found: dict[Place, Measured] = {}
@@ -167,7 +168,7 @@ def measured(
             elif kept[0] is not None:
                 found[place] = kept[0]
     if unread:
-        read = _read_measured(session, project_id, unread)
+        read = _read_measured(snapshot.session, project_id, unread)
         for place, revision in unread.items():
             _MEASURED.keep((revision, place), (read.get(place),))
         found |= {place: one for place, one in read.items() if place in unread}
@@ -199,10 +200,10 @@ def _read_measured(session: Session, project_id: str, places: Mapping[Place, int
     }
 
 
-def live_predictor(services: Services, session: Session, target: TargetNow) -> LivePredictor | AnswerError:
+def live_predictor(services: Services, snapshot: Snapshot, target: TargetNow) -> LivePredictor | AnswerError:
     """Who answers for a target, or why nobody does."""
     try:
-        predictor_id, predictor = services.predictors.live(session, target)
+        predictor_id, predictor = services.predictors.live(snapshot.connection, target)
     except Conflict as error:
         return AnswerError(code=error.code, detail=error.detail)
     except PredictorError as error:  # a checkpoint of another version of the service
@@ -211,7 +212,7 @@ def live_predictor(services: Services, session: Session, target: TargetNow) -> L
     key = (target.id, target.revision, predictor_id)
     news = _NEWS.get(key)
     if news is None:
-        rows = repository.measured_since(session, target.id, predictor_id, limit=LATEST)
+        rows = repository.measured_since(snapshot.session, target.id, predictor_id, limit=LATEST)
         news = _NEWS.keep(key, tuple((_asked_again(row, sha256), row.median_ms) for row, sha256 in rows))
     return LivePredictor(predictor_id, predictor, news)
 

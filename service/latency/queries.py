@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from sqlalchemy.orm import Session
 
 from devices.measurement import Level
+from service.db.session import Snapshot
 from service.dependencies import Services
 from service.errors import Invalid
 from service.latency import findings, orders, repository
@@ -89,18 +90,18 @@ def answer_query(services: Services, caller: Principal, query: LatencyQuery) -> 
     Raises `NotFound`, and `Invalid` for sizes that are missing or wrong and for too many answers; what is
     wrong with one target or one graph is told in its answers.
     """
-    with services.database.read() as session:
-        asked = look_up(services, session, caller.project_id, query)
+    with services.database.snapshot() as snapshot:
+        asked = look_up(services, snapshot, caller.project_id, query)
     return reply_to(services, caller, asked)
 
 
-def look_up(services: Services, session: Session, project_id: str, query: LatencyQuery) -> Asked:
-    """All that is read of the database, in one snapshot. Raises as `answer_query`."""
-    models = findings.asked_models(session, project_id, query.models)
+def look_up(services: Services, snapshot: Snapshot, project_id: str, query: LatencyQuery) -> Asked:
+    """All that is read of the database. Raises as `answer_query`."""
+    models = findings.asked_models(snapshot, project_id, query.models)
     if query.targets == "all":
-        targets = repository.ready_targets(session, project_id)
+        targets = repository.ready_targets(snapshot.connection, project_id)
     else:
-        targets = repository.targets_now(session, project_id, query.targets)
+        targets = repository.targets_now(snapshot.connection, project_id, query.targets)
     if len(models) * len(targets) > MAX_ANSWERS:
         detail = f"{len(models)} models on {len(targets)} targets are more than {MAX_ANSWERS} answers"
         raise Invalid("query_too_large", f"{detail}: ask in parts")
@@ -113,8 +114,8 @@ def look_up(services: Services, session: Session, project_id: str, query: Latenc
         else None,
         models,
         targets,
-        findings.measured(session, project_id, models, targets) if is_measured else {},
-        {target.id: findings.live_predictor(services, session, target) for target in asks},
+        findings.measured(snapshot, project_id, models, targets) if is_measured else {},
+        {target.id: findings.live_predictor(services, snapshot, target) for target in asks},
     )
 
 

@@ -63,11 +63,11 @@ async def _plain_query(request: Request) -> LatencyQuery | None:
 def _answered(services: Services, token: str, query: LatencyQuery) -> bytes | None:
     """The answer's JSON; None for what is to go the usual way."""
     try:
-        with services.database.read() as session:
-            caller, is_touch_due = security.authenticate(session, token)
+        with services.database.snapshot() as snapshot:
+            caller, is_touch_due = security.authenticate(snapshot.connection, token)
             if is_touch_due or Scope.READ not in caller.scopes:
                 return None
-            asked = queries.look_up(services, session, caller.project_id, query)
+            asked = queries.look_up(services, snapshot, caller.project_id, query)
         reply = queries.reply_to(services, caller, asked)
     except ServiceError:
         return None

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from functools import cache
+from typing import Any, TypeVar
 
-from sqlalchemy import BindParameter, bindparam, case, func, or_, select
+from sqlalchemy import BindParameter, Connection, Select, bindparam, case, func, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from devices.measurement import Estimate
@@ -41,7 +42,7 @@ class TargetNow:
     revision: int
 
 
-# Of the table, not of the class: every query asks this, and no object is made of the rows.
+# Of the table, not of the class: every query asks this, and neither objects nor a session are made for it.
 _TARGETS = tables.Target.__table__.c
 _NOW = select(
     _TARGETS.id,
@@ -52,8 +53,6 @@ _NOW = select(
     _TARGETS.live_predictor_id,
     _TARGETS.revision,
 ).where(_TARGETS.project_id == bindparam("project_id"))
-_NAMES: BindParameter[str] = bindparam("names", expanding=True)
-_NAMED = _NOW.where(or_(_TARGETS.id.in_(_NAMES), _TARGETS.key.in_(_NAMES)))
 _READY = _NOW.where(_TARGETS.state == "ready").order_by(_TARGETS.key)
 
 
@@ -72,19 +71,20 @@ def models_by_name(session: Session, project_id: str, names: Collection[str]) ->
     return _all_found("model", names, ((name, row) for row in rows for name in (row.id, row.sha256)))
 
 
-def targets_now(session: Session, project_id: str, names: Sequence[str]) -> list[TargetNow]:
+def targets_now(connection: Connection, project_id: str, names: Sequence[str]) -> list[TargetNow]:
     """By id or by key, whichever was asked, in the order of the names. Raises `NotFound` for the first that
     the project lacks.
     """
-    rows = session.execute(_NAMED, {"project_id": project_id, "names": names})
+    parameters = {_name(index): name for index, name in enumerate(names)}
+    rows = connection.execute(_named(len(names)), {"project_id": project_id, **parameters})
     found = [TargetNow(*row) for row in rows]
     named = _all_found("target", names, ((name, row) for row in found for name in (row.id, row.key)))
     return [named[name] for name in names]
 
 
-def ready_targets(session: Session, project_id: str) -> list[TargetNow]:
+def ready_targets(connection: Connection, project_id: str) -> list[TargetNow]:
     """All of a project that are ready, in the order of their keys."""
-    return [TargetNow(*row) for row in session.execute(_READY, {"project_id": project_id})]
+    return [TargetNow(*row) for row in connection.execute(_READY, {"project_id": project_id})]
 
 
 def targets_by_id(session: Session, project_id: str, ids: Collection[str]) -> dict[str, tables.Target]:
@@ -202,6 +202,17 @@ def measurement(session: Session, project_id: str, measurement_id: str) -> table
     if row is None:
         raise NotFound("measurement", measurement_id)
     return row
+
+
+@cache
+def _named(count: int) -> Select[Any]:
+    """A parameter for each name, since one for all of them would be spelled out anew for every query."""
+    names: list[BindParameter[str]] = [bindparam(_name(index)) for index in range(count)]
+    return _NOW.where(or_(_TARGETS.id.in_(names), _TARGETS.key.in_(names)))
+
+
+def _name(index: int) -> str:
+    return f"name_{index}"
 
 
 def _all_found(what: str, names: Iterable[str], found: Iterable[tuple[str, Row]]) -> dict[str, Row]:

@@ -271,7 +271,7 @@ def test_two_first_starts_at_once_make_one_key(database: Database, tmp_path: Pat
         thread.join()
     with database.read() as session:
         projects = session.scalars(select(Project.id)).all()
-        caller, _ = security.authenticate(session, (tmp_path / "admin.key").read_text().strip())
+        caller, _ = security.authenticate(session.connection(), (tmp_path / "admin.key").read_text().strip())
         assert len(session.scalars(select(ApiKey.id)).all()) == 1
     assert found == list(projects) * 4
     assert caller.scopes == frozenset(Scope)

@@ -76,6 +76,25 @@ def test_a_reader_sees_one_snapshot_and_waits_for_nobody(database: Database) -> 
     assert names(database) == ["before", "meanwhile"]
 
 
+def test_a_snapshot_is_one_state_for_its_connection_and_its_session(database: Database) -> None:
+    with database.write() as session:
+        session.add(Project(id="prj_1", name="before"))
+    with database.snapshot() as snapshot:
+        assert snapshot.connection.scalars(select(Project.name)).all() == ["before"]
+        with database.write() as writer:
+            writer.add(Project(id="prj_2", name="meanwhile"))
+        read = snapshot.session.scalars(select(Project)).all()
+        assert snapshot.connection.scalars(select(Project.name)).all() == ["before"]
+    assert [project.name for project in read] == ["before"]
+    assert names(database) == ["before", "meanwhile"]
+
+
+def test_a_snapshot_stores_nothing(database: Database) -> None:
+    with database.snapshot() as snapshot:
+        snapshot.session.add(Project(id="prj_1", name="never"))
+    assert names(database) == []
+
+
 def test_read_then_write_in_one_transaction_loses_no_update(database: Database) -> None:
     """On SQLite a deferred transaction would be refused here with `database is locked`."""
     with database.write() as session:

@@ -12,7 +12,7 @@ from sqlalchemy import func, select
 
 from devices.measurement import MeasurementPlan
 from devices.model_ref import sha256_of
-from predictor.onnx_reader import read_graph
+from predictor.reading.reader import read_graph
 from predictor.reference_set import reference_models
 from service import models
 from service.db import tables
@@ -70,7 +70,7 @@ def test_a_measured_reference_set_makes_a_target_ready(services: Services, proje
     assert job.state == "succeeded"
     assert job.result == {"predictor_id": ready.live_predictor_id, "note": None}
     with services.database.read() as session:
-        predictor_id, live = services.predictors.live(session, ready)
+        predictor_id, live = services.predictors.live(session.connection(), ready)
         row = session.get_one(tables.Predictor, predictor_id)
     assert row.accuracy["sample_count"] == 10
     one = reference_models()[0]
