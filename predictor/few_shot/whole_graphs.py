@@ -2,9 +2,8 @@
 
 Whole models range over a factor of a thousand, so the head works on ratios: t(g) / m(g), with m(g) a
 weighted geometric mean of the sources' milliseconds, in which those count most that the target should
-resemble. A ratio is linear, as a latency is, in what each source says
-relative to m, as a whole and class by class: a new runtime may run convolutions as one source does and the
-rest as another.
+resemble. A ratio is linear, as a latency is, in what each source says relative to m, as a whole and class by
+class: a new runtime may run convolutions as one source does and the rest as another.
 """
 
 from __future__ import annotations

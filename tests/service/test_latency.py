@@ -31,6 +31,7 @@ from starlette.requests import ClientDisconnect
 from devices.measurement import Measurement
 from service.app import create_app
 from service.db import tables
+from service.db.session import Snapshot
 from service.dependencies import Services
 from service.errors import Invalid
 from service.latency.intervals import measured_interval, student_t
@@ -212,6 +213,25 @@ def test_what_is_measured_wins_over_what_is_predicted(client: TestClient, agent:
     assert wider["lower_ms"] < measured["lower_ms"]  # type: ignore[operator]
     [still] = ask(client, [model], [agent.target_key], source="prediction")
     assert (still["source"], still["median_ms"]) == ("prediction", predicted["median_ms"])
+
+
+def test_a_query_that_was_asked_before_needs_no_session(
+    client: TestClient, agent: AgentOnTheWire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And is still refused once its API key is revoked: the rows that may change are read every time."""
+    model = upload(client, dense_model())["id"]
+    first = ask(client, [model], [agent.target_key])
+
+    def refused(_: Snapshot) -> None:
+        raise AssertionError("a session was made")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Snapshot, "session", property(refused))
+        assert ask(client, [model], [agent.target_key]) == first
+    key = client.headers["authorization"].split("_")[2]
+    assert client.delete(f"/v1/api-keys/key_{key}").status_code == 204
+    asked = {"models": [{"model": model}], "targets": [agent.target_key]}
+    assert client.post("/v1/latency-queries", json=asked).status_code == 401
 
 
 def test_many_models_on_many_targets(
