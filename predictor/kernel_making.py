@@ -285,7 +285,5 @@ class KernelMaker:
 
 def groups_of(anchor: Operator) -> int:
     """Of a convolution; 1 of anything else."""
-    if not anchor.attributes:
-        return 1
     group = anchor.attributes.get("group", 1)
     return group if isinstance(group, int) and group > 0 else 1

@@ -42,16 +42,14 @@ def _reduced(first: Slot, axes: Shape, attributes: Attributes) -> Typed | None:
 
 def squeezed_by_attribute(inputs: Sequence[Slot], attributes: Attributes) -> Typed | None:
     """Squeeze before opset 13."""
-    axes = _whole(attributes.get("axes"))
-    if len(inputs) > 1 or len(attributes) > 1 or axes is None or min(axes, default=0) < 0:
-        return None
-    return _squeezed(inputs[0], axes)
+    axes = _axes_of_attribute(inputs, attributes)
+    return None if axes is None else _squeezed(inputs[0], axes)
 
 
 def squeezed(inputs: Sequence[Slot], attributes: Attributes) -> Typed | None:
     """Squeeze by known axes."""
-    axes = few(inputs[1]) if len(inputs) == 2 else None
-    return None if axes is None or attributes else _squeezed(inputs[0], axes)
+    axes = _axes_of_input(inputs, attributes)
+    return None if axes is None else _squeezed(inputs[0], axes)
 
 
 def _squeezed(first: Slot, axes: Shape) -> Typed | None:
@@ -61,6 +59,27 @@ def _squeezed(first: Slot, axes: Shape) -> Typed | None:
     if any(first.shape[at] != 1 for at in places):
         return None
     return first.dtype, tuple([size for at, size in enumerate(first.shape) if at not in places])
+
+
+def unsqueezed_by_attribute(inputs: Sequence[Slot], attributes: Attributes) -> Typed | None:
+    """Unsqueeze before opset 13."""
+    axes = _axes_of_attribute(inputs, attributes)
+    return None if axes is None else _with_ones(inputs[0], axes)
+
+
+def unsqueezed(inputs: Sequence[Slot], attributes: Attributes) -> Typed | None:
+    """Unsqueeze by known axes."""
+    axes = _axes_of_input(inputs, attributes)
+    return None if axes is None else _with_ones(inputs[0], axes)
+
+
+def _with_ones(first: Slot, axes: Shape) -> Typed | None:
+    rank = len(first.shape) + len(axes)
+    places = _places(axes, rank)
+    if places is None or first.dtype not in NUMBERS:
+        return None
+    sizes = iter(first.shape)
+    return first.dtype, tuple([1 if at in places else next(sizes) for at in range(rank)])
 
 
 def padded(inputs: Sequence[Slot], attributes: Attributes) -> Typed | None:
@@ -138,8 +157,20 @@ def _whole(value: object) -> Shape | None:
     return numbers if len(numbers) == len(value) else None
 
 
-def _places(axes: Shape, rank: int) -> set[int]:
-    """Axes counted from the front; none where one is out of bounds or named twice."""
+def _axes_of_attribute(inputs: Sequence[Slot], attributes: Attributes) -> Shape | None:
+    """What the only attribute beside the only input names, counted from the front."""
+    axes = _whole(attributes.get("axes"))
+    is_usual = len(inputs) == 1 and len(attributes) == 1 and axes is not None
+    return axes if is_usual and min(axes or (0,)) >= 0 else None
+
+
+def _axes_of_input(inputs: Sequence[Slot], attributes: Attributes) -> Shape | None:
+    """What the second input says, where there is no attribute."""
+    return few(inputs[1]) if len(inputs) == 2 and not attributes else None
+
+
+def _places(axes: Shape, rank: int) -> set[int] | None:
+    """Axes counted from the front; None where one is out of bounds or named twice."""
     places = {axis + rank if axis < 0 else axis for axis in axes}
-    fits = len(places) == len(axes) and min(places, default=0) >= 0 and max(places, default=0) < rank
-    return places if fits else set()
+    fits = len(places) == len(axes) and min(places, default=0) >= 0 and max(places, default=-1) < rank
+    return places if fits else None

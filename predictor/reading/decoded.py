@@ -29,8 +29,8 @@ class FileNode:
     """One node. Not frozen, as nothing is that is made once per node: that takes three times as long.
 
     `domain`: "" is ONNX's own, which files also write as ai.onnx. `attributes`: those that are numbers,
-    texts, or
-    tuples of them. `key`: kind and attributes, where there are no others and they are short; None elsewhere.
+    texts, or tuples of them. `key`: kind and attributes, where there are no others and they are short; None
+    elsewhere.
     """
 
     proto: onnx.NodeProto
@@ -106,8 +106,10 @@ def attribute_value(attribute: AttributeProto) -> AttributeValue | None:
     """An attribute as plain data; None for tensors and graphs, which are not part of an operator's
     description.
     """
-    read = _READ.get(attribute.type)
-    return None if read is None else read(attribute)
+    code = attribute.type
+    if code in _LISTS:
+        return _read_items(code, getattr(attribute, _LISTS[code]))
+    return _READ[code](attribute) if code in _READ else None
 
 
 def subgraphs_of(node: onnx.NodeProto) -> list[onnx.GraphProto]:
@@ -197,14 +199,14 @@ class _Decoder:
                     "and stands in none",
                     GraphCode.MALFORMED,
                 )
-            read = _READ.get(code)
-            if read is not None:
-                if code in _LISTS:
-                    items = getattr(attribute, _LISTS[code])
-                    self._count(len(items))
-                    value: AttributeValue = _read_items(code, items)
-                else:
-                    value = read(attribute)
+            value: AttributeValue | None = None
+            if code in _LISTS:
+                items = getattr(attribute, _LISTS[code])
+                self._count(len(items))
+                value = _read_items(code, items)
+            elif code in _READ:
+                value = _READ[code](attribute)
+            if value is not None:
                 attributes[called] = value
                 key += (called, code, value)
                 continue  # graphs beside a number are nobody's
@@ -231,11 +233,9 @@ class _Decoder:
 
 
 def _read_items(code: int, items: Sequence[Any]) -> AttributeValue:
-    return _texts(items) if code == AttributeProto.STRINGS else tuple(items[:])
-
-
-def _texts(items: Iterable[bytes]) -> tuple[str, ...]:
-    return tuple([item.decode("utf-8", "replace") for item in items])
+    if code == AttributeProto.STRINGS:
+        return tuple([item.decode("utf-8", "replace") for item in items])
+    return tuple(items[:])
 
 
 def _is_short(attributes: Mapping[str, AttributeValue]) -> bool:
@@ -255,7 +255,4 @@ _READ: Mapping[int, Callable[[AttributeProto], AttributeValue]] = {
     AttributeProto.INT: lambda attribute: attribute.i,
     AttributeProto.FLOAT: lambda attribute: attribute.f,
     AttributeProto.STRING: lambda attribute: attribute.s.decode("utf-8", "replace"),
-    AttributeProto.INTS: lambda attribute: tuple(attribute.ints[:]),
-    AttributeProto.FLOATS: lambda attribute: tuple(attribute.floats[:]),
-    AttributeProto.STRINGS: lambda attribute: _texts(attribute.strings),
 }

@@ -23,6 +23,8 @@ from predictor.reading.axis_rules import (
     split,
     squeezed,
     squeezed_by_attribute,
+    unsqueezed,
+    unsqueezed_by_attribute,
 )
 from predictor.reading.decoded import FileNode
 from predictor.reading.shapes import Attributes, Shape, Typed
@@ -40,8 +42,6 @@ from predictor.reading.type_rules import (
     pooled_whole,
     reshaped,
     sliced,
-    unsqueezed,
-    unsqueezed_by_attribute,
 )
 
 OPSETS = range(7, 24)  # those in which the rules below have been compared with inference

@@ -215,7 +215,7 @@ def _finished(
     for slots in (*[(*node.inputs, *node.outputs) for node in live], inputs, outputs):
         for slot in slots:
             if slot is not None and slot.name not in tensors:
-                tensors[slot.name] = TensorInfo(slot.name, slot.dtype, slot.shape, slot.role)
+                tensors[slot.name] = slot.info
                 if slot.value is not None and (value := _short_integers(slot)) is not None:
                     integers[slot.name] = value
     quantised = _quantised_products(live)

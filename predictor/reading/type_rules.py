@@ -114,30 +114,6 @@ def reshaped(inputs: Sequence[Slot], attributes: Attributes) -> Typed | None:
     return (first.dtype, tuple(sizes)) if math.prod(sizes) == total else None
 
 
-def unsqueezed(inputs: Sequence[Slot], attributes: Attributes) -> Typed | None:
-    """Unsqueeze by known axes."""
-    axes = few(inputs[1]) if len(inputs) == 2 else None
-    return None if axes is None or attributes else _with_ones(inputs[0], axes)
-
-
-def unsqueezed_by_attribute(inputs: Sequence[Slot], attributes: Attributes) -> Typed | None:
-    """Unsqueeze before opset 13."""
-    axes = attributes.get("axes")
-    if len(inputs) > 1 or len(attributes) > 1 or not isinstance(axes, tuple):
-        return None
-    whole = tuple([axis for axis in axes if type(axis) is int and axis >= 0])
-    return _with_ones(inputs[0], whole) if len(whole) == len(axes) else None
-
-
-def _with_ones(first: Slot, axes: Shape) -> Typed | None:
-    rank = len(first.shape) + len(axes)
-    places = {axis + rank if axis < 0 else axis for axis in axes}
-    if first.dtype not in NUMBERS or len(places) < len(axes) or not places <= set(range(rank)):
-        return None
-    sizes = iter(first.shape)
-    return first.dtype, tuple([1 if at in places else next(sizes) for at in range(rank)])
-
-
 def sliced(inputs: Sequence[Slot], attributes: Attributes) -> Typed | None:
     """Slice forwards between known positions, along axes counted from the front."""
     first, given = inputs[0], [few(slot) for slot in inputs[1:]]
