@@ -42,11 +42,15 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """Other targets as sources: their keys, runtimes and supports."""
+    """Other targets as sources, and their supports."""
 
-    keys: tuple[str, ...] = ()
-    runtimes: tuple[Runtime, ...] = ()
+    targets: tuple[TargetFacts, ...] = ()
     supports: tuple[Support, ...] = ()
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Of the targets."""
+        return tuple(target.key for target in self.targets)
 
 
 def adapt(
@@ -90,8 +94,7 @@ def adapt_described(
         trained_on=tuple(
             sorted(observation.name or observation.graph.digest for observation in observations)
         ),
-        pooled_targets=pool.keys,
-        pooled_runtimes=pool.runtimes,
+        pooled=pool.targets,
         seen_kinds=tuple(sorted({kind for one in described for kind in one.shares})),
         shortest_ms=min(observation.median_ms for observation in observations),
         longest_ms=max(observation.median_ms for observation in observations),
@@ -110,12 +113,13 @@ def pool_of(pool: Sequence[Observation], target: TargetFacts, meta: MetaCheckpoi
             groups[observation.target_key].append(observation)
     known = [key for key, group in groups.items() if len(group) >= MIN_POOLED_MEASUREMENTS]
     keys = sorted(sorted(known, key=lambda key: (-len(groups[key]), key))[:MAX_POOLED_TARGETS])
-    supports = []
+    targets, supports = [], []
     for key in keys:
         own = groups[key]
         facts = TargetFacts(key=key, runtime=own[0].runtime, hardware=own[0].hardware)
+        targets.append(facts)
         supports.append(_support(own, [describe_observation(one, facts, meta) for one in own]))
-    return Pool(tuple(keys), tuple(groups[key][0].runtime for key in keys), tuple(supports))
+    return Pool(tuple(targets), tuple(supports))
 
 
 def _support(observations: Sequence[Observation], described: Sequence[Described]) -> Support:

@@ -25,7 +25,7 @@ from predictor.errors import CheckpointRejected
 from predictor.kernel_costs.features import FEATURE_VERSION
 from predictor.kernel_costs.table import CLASSES
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 MAX_CHECKPOINT_BYTES = 16 << 20
 _KEY = "laptime"
 LEAST_MS, MOST_MS = 1e-9, 1e12  # what is beyond is no latency, and its squares would overflow
@@ -51,8 +51,7 @@ class Provenance(Value):
     meta_sha256: str  # of the meta-learned checkpoint that it stands on
     target: TargetFacts
     trained_on: tuple[str, ...]  # names of the measured models
-    pooled_targets: tuple[str, ...] = ()  # other targets that serve as sources
-    pooled_runtimes: tuple[Runtime, ...] = ()  # theirs
+    pooled: tuple[TargetFacts, ...] = ()  # other targets that serve as sources
     seen_kinds: tuple[str, ...]  # kinds of kernels that the target's own measurements contain
     shortest_ms: float = Field(gt=0, allow_inf_nan=False)  # of its own measurements
     longest_ms: float = Field(gt=0, allow_inf_nan=False)
@@ -111,14 +110,9 @@ class Checkpoint:
         try:
             provenance = Provenance.model_validate(described)
             arrays = load(data)
-            supports = [_support(arrays, prefix) for prefix in _prefixes(len(provenance.pooled_targets))]
+            supports = [_support(arrays, prefix) for prefix in _prefixes(len(provenance.pooled))]
         except (SafetensorError, ValidationError, KeyError, ValueError) as error:
             raise CheckpointRejected(f"the checkpoint is damaged: {error}") from error
-        if len(provenance.pooled_runtimes) != len(provenance.pooled_targets):
-            raise CheckpointRejected(
-                f"the checkpoint is damaged: {len(provenance.pooled_targets)} pooled targets and "
-                f"{len(provenance.pooled_runtimes)} runtimes of theirs"
-            )
         if len({support.total_ms.shape[1] for support in supports}) > 1:
             raise CheckpointRejected(
                 "the checkpoint is damaged: its targets were priced by different sources"

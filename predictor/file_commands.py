@@ -21,12 +21,13 @@ from predictor.adapt import Observation, adapt
 from predictor.checkpoint import MAX_CHECKPOINT_BYTES, Checkpoint
 from predictor.errors import AdaptationRejected, CheckpointRejected, GraphRejected, PredictorError
 from predictor.evaluate import COVERAGE, AccuracyCard, accuracy_card
-from predictor.measured_targets import UNKNOWN, MeasuredTarget, StatedHardware, measured_targets
+from predictor.measured_targets import MeasuredTarget, StatedHardware, measured_targets
 from predictor.measurement_file import read_lines
 from predictor.model_files import MANIFEST, ModelLibrary, read_manifest, stated_shapes
 from predictor.predict import LayerShare, Prediction, Predictor
 from predictor.reading.reader import read_graph
 from predictor.reference_set import reference_models
+from predictor.resemblance import UNKNOWN_PROCESSOR
 from predictor.terminal import print_card, shape_argument
 
 
@@ -157,7 +158,7 @@ def _measured(parsed: argparse.Namespace) -> tuple[MeasuredTarget, list[Observat
             f"{len(others) - len(pooled)} measurements of {key} itself are in the pool and not used; "
             "name their file with --measurements to adapt to them"
         )
-    if target.facts.hardware.cpu_model == UNKNOWN:
+    if target.facts.hardware.cpu_model == UNKNOWN_PROCESSOR:
         notes.append(
             f"nothing is known of {key}'s processor, so adaptation starts from a neutral one; tell its "
             "cpu_model, architecture and isa_flags with --hardware or on a line"

@@ -20,6 +20,7 @@ PRODUCTS = (Family.CONV, Family.MATMUL)
 _WITHOUT_WORK = (*PRODUCTS, Family.RECURRENT, Family.VIEW, Family.CONTROL)
 _MULTIPLIES = (*PRODUCTS, Family.RECURRENT)
 _IDLE_KINDS = frozenset(name for name, kind in KINDS.items() if kind.family in _WITHOUT_WORK)
+_INTEGER_CYCLES = 0.06  # pools and the like of bytes fill vectors where those of floats run one by one
 _FOLDED = DEQUANTISES | {"BatchNormalization"}  # into a product
 _WEIGHT_INPUT = {
     "QLinearConv": 3,
@@ -170,11 +171,14 @@ class KernelMaker:
                 own_work, own_cycles = self._work(place, anchors[place], family)
                 work += own_work
                 cycles += own_cycles
+        precision = anchor.precision
+        if stored and family not in _MULTIPLIES:
+            precision, cycles = "int8", cycles * _INTEGER_CYCLES
         return Kernel(
             anchor,
             members,
             family,
-            anchor.precision,
+            precision,
             sum([op.macs for op in members]),
             work,
             cycles,

@@ -22,6 +22,7 @@ from predictor.adapt import Observation, TargetFacts
 from predictor.errors import LinesRejected, PredictorError
 from predictor.measurement_file import Entry, MeasurementLine, problems_of, reject
 from predictor.model_files import Found, ModelLibrary
+from predictor.resemblance import UNKNOWN_PROCESSOR
 
 _PRECISIONS = frozenset(("fp32", "fp16", "bf16", "int8", "int4"))
 _ACCELERATORS = frozenset((
@@ -123,7 +124,7 @@ def neutral_hardware(given: Mapping[str, JsonValue], threads: int) -> dict[str, 
     logical = given.get("logical_cores", given.get("physical_cores", threads))
     is_x86 = given.get("architecture", UNKNOWN) in (UNKNOWN, "x86_64", "amd64", "AMD64")
     return {
-        "cpu_model": UNKNOWN,
+        "cpu_model": UNKNOWN_PROCESSOR,
         "architecture": UNKNOWN,
         "physical_cores": logical,
         "logical_cores": logical,

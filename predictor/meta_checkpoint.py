@@ -18,7 +18,7 @@ from pydantic import Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from devices.target import Runtime
+from devices.target import Hardware, Runtime
 from devices.vocabulary import Value
 from predictor.checkpoint_header import header_text, read_header
 from predictor.errors import CheckpointRejected
@@ -28,7 +28,7 @@ from predictor.kernel_costs.network import CostNetwork, from_arrays, to_arrays
 from predictor.kernel_costs.pricing import Pricer
 from predictor.kernel_costs.ranges import SIZED, SeenKernels
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MAX_META_BYTES = 5 << 20
 _KEY = "laptime-meta"
 _LAYERS = 3
@@ -42,6 +42,7 @@ class Source(Value):
 
     target_key: str
     runtime: Runtime
+    hardware: Hardware
 
 
 class MetaFacts(Value):

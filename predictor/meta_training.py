@@ -22,16 +22,18 @@ from predictor.campaign.examples import MeasuredModels, examples_of, measured_mo
 from predictor.checkpoint import TargetFacts
 from predictor.errors import PredictorError
 from predictor.few_shot.target import AdaptedGraphs
+from predictor.kernel_costs.network import CostNetwork
 from predictor.kernel_costs.pricing import NOMINAL_VIEW, Encoded, Pricer
 from predictor.kernel_costs.ranges import SeenKernels
 from predictor.kernel_costs.table import View
-from predictor.kernel_costs.training import TrainingConfig, train
+from predictor.kernel_costs.training import Examples, TrainingConfig, train
 from predictor.meta_checkpoint import MetaCheckpoint, MetaFacts, Source
 from predictor.resemblance import expectations
 from predictor.roofline import Machine, machine_of
 
 Floats = NDArray[np.float64]
 Report = Callable[[str], None]
+Trainer = Callable[[Examples, TrainingConfig, Report], CostNetwork]
 
 REFERENCE_FAMILY = "reference"
 FEWEST_REFERENCES = 6
@@ -79,6 +81,7 @@ def train_meta(
     dataset_sha256: str,
     command: str,
     report: Report = lambda _: None,
+    trainer: Trainer = train,
 ) -> MetaCheckpoint:
     """The checkpoint of a dataset. Deterministic for a seed and a number of threads. Raises `PredictorError`
     where nothing was measured but the reference set.
@@ -89,13 +92,16 @@ def train_meta(
             f"the dataset holds {len(data.models)} models that can be rebuilt, all of the reference set; "
             "measure families too (`laptime-predictor campaign`)"
         )
-    widening = calibrated_widening(data, config, report)
+    widening = calibrated_widening(data, config, report, trainer)
     report(f"training on {len(learned.models)} models and {len(data.targets)} targets")
-    network = train(examples_of(learned), config.training, report)
+    network = trainer(examples_of(learned), config.training, report)
     tables = [table for model in data.models for table in model.encoded.tables.values()]
     seen = SeenKernels.of(tables)
     facts = MetaFacts(
-        sources=tuple(Source(target_key=target.key, runtime=target.runtime) for target in data.targets),
+        sources=tuple(
+            Source(target_key=target.key, runtime=target.runtime, hardware=target.hardware)
+            for target in data.targets
+        ),
         members=config.training.members,
         seen_names=tuple(sorted(seen.bounds)),
         widening=widening,
@@ -116,7 +122,9 @@ def family_folds(data: MeasuredModels, count: int, seed: int) -> list[tuple[str,
     return [tuple(families[index] for index in order[start::count]) for start in range(count)]
 
 
-def calibrated_widening(data: MeasuredModels, config: MetaConfig, report: Report = lambda _: None) -> float:
+def calibrated_widening(
+    data: MeasuredModels, config: MetaConfig, report: Report = lambda _: None, trainer: Trainer = train
+) -> float:
     """Standard deviations on each side that held 90 % of the models of left-out families on left-out
     targets.
     """
@@ -125,7 +133,7 @@ def calibrated_widening(data: MeasuredModels, config: MetaConfig, report: Report
         report(f"calibrating without {', '.join(fold)}")
         network_data = without_families(data, fold)
         training = replace(config.training, members=config.fold_members)
-        network = train(examples_of(network_data), training, report)
+        network = trainer(examples_of(network_data), training, report)
         judged = of_families(data, (*fold, REFERENCE_FAMILY))
         pricer = Pricer.of(network, [target.runtime for target in data.targets])
         misses += list(_misses(judged, pricer, fold))
@@ -185,12 +193,11 @@ def _misses(data: MeasuredModels, pricer: Pricer, fold: Sequence[str]) -> Iterat
                 continue
             sources = [*learned, len(data.targets)]  # the nominal machine stands last
             latency_ms = data.latency_ms[:, column]
-            runtimes = [data.targets[source].runtime for source in learned]
             adapted = AdaptedGraphs.of(
                 prices.total_ms[np.ix_(support, sources)],
                 prices.class_ms[np.ix_(support, sources)],
                 latency_ms[support],
-                expectations=expectations(target.runtime, runtimes),
+                expectations=expectations(target, [data.targets[source] for source in learned]),
             )
             said = adapted.estimate(
                 prices.total_ms[np.ix_(query, sources)], prices.class_ms[np.ix_(query, sources)]

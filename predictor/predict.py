@@ -75,16 +75,15 @@ class Predictor:
         self.checkpoint = checkpoint
         self._meta = meta
         self._target = checkpoint.provenance.target
-        sources = [source.runtime for source in meta.facts.sources]
-        runtimes = checkpoint.provenance.pooled_runtimes
+        sources, pooled = meta.facts.sources, checkpoint.provenance.pooled
         self._pooled = [
             AdaptedGraphs.of(
                 support.total_ms,
                 support.class_ms,
                 support.latency_ms,
-                expectations=expectations(runtime, sources),
+                expectations=expectations(other, sources),
             )
-            for runtime, support in zip(runtimes, checkpoint.pooled, strict=True)
+            for other, support in zip(pooled, checkpoint.pooled, strict=True)
         ]
         own = checkpoint.support
         total_ms, class_ms = self._with_pooled(own.total_ms, own.class_ms)
@@ -92,7 +91,7 @@ class Predictor:
             total_ms,
             class_ms,
             own.latency_ms,
-            expectations=expectations(self._target.runtime, sources, runtimes),
+            expectations=expectations(self._target, sources, pooled),
         )
 
     def predict(self, graph: ModelGraph, coverage: float = 0.9) -> Prediction:

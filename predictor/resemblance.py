@@ -3,6 +3,10 @@
 The same runtime on another device, or with another number of threads, is the best witness; then the same
 engine where it runs graphs in the same way (`predictor.kernel_costs.table.View`), then the same engine at
 another level of optimisation. Of engines and providers that no source has, every source says as much.
+
+Where other runtimes of the target's machine are known, an analogy says more: the runtime takes on this
+machine what it takes elsewhere, times what this machine takes longer than that one with those runtimes.
+
 Measurements decide (`predictor.few_shot`): this is where they start from, and any source of the engine may
 turn out to be the best witness.
 """
@@ -10,14 +14,28 @@ turn out to be the best witness.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from devices.target import Runtime
+from devices.target import Hardware, Runtime
 from predictor.few_shot.whole_graphs import ALIKE, FOREIGN, UNLIKE, Expectation
 from predictor.kernel_costs.table import view_of
+
+UNKNOWN_PROCESSOR = "unknown"
+
+
+class Known(Protocol):
+    """A target, or a source of the checkpoint: a runtime on a machine."""
+
+    @property
+    def runtime(self) -> Runtime:
+        """How models run."""
+
+    @property
+    def hardware(self) -> Hardware:
+        """Where."""
 
 
 class _Witness(NamedTuple):
@@ -36,21 +54,24 @@ _STRANGER = _Witness(1.0)
 _NOMINAL = _Witness(2.0)  # the nominal machine: no stranger's habits
 _ABOVE_ALL = 1000.0  # of a single witness
 _UNLIKE_LOG_PRIOR = -1.0  # for a target unlike its sources
+_OWN_ANALOGY_LOG_PRIOR = 2.0  # the engine itself is known on the target's machine, run otherwise
+_ANALOGY_LOG_PRIOR = -1.0  # only other engines are
 
 
 def expectations(
-    runtime: Runtime, sources: Sequence[Runtime], pooled: Sequence[Runtime] = ()
+    target: Known, sources: Sequence[Known], pooled: Sequence[Known] = ()
 ) -> tuple[Expectation, ...]:
-    """What a target of this runtime may be like, over the sources, the nominal machine and pooled targets, in
-    this order: as all of them by rank (`source_weights`) or as one source of its engine; unlike the sources
-    in its classes of kernels; or nearest to the nominal machine.
+    """What a target may be like, over the sources, the nominal machine and pooled targets, in this order: as
+    all of them by rank (`source_weights`) or as one source of its engine; by analogy; unlike the sources in
+    its classes of kernels; or nearest to the nominal machine.
     """
-    witnesses = _witnesses(runtime, sources, pooled)
-    ranked = source_weights(runtime, sources, pooled)
+    witnesses = _witnesses(target, sources, pooled)
+    ranked = source_weights(target, sources, pooled)
     found = [Expectation(ranked, ALIKE)]
     for place, witness in enumerate(witnesses):
         if witness.log_prior is not None:
             found.append(Expectation(_mostly(place, len(witnesses)), ALIKE, witness.log_prior))
+    found += _analogies(target, [*sources, None, *pooled])
     nominal = _mostly(len(sources), len(witnesses))
     for by_class in (UNLIKE, FOREIGN):
         found.append(Expectation(ranked, by_class, _UNLIKE_LOG_PRIOR))
@@ -59,17 +80,17 @@ def expectations(
 
 
 def source_weights(
-    runtime: Runtime, sources: Sequence[Runtime], pooled: Sequence[Runtime] = ()
+    target: Known, sources: Sequence[Known], pooled: Sequence[Known] = ()
 ) -> NDArray[np.float64]:
     """Of the sources, the nominal machine and pooled targets, in this order; they sum to one."""
-    weights = [witness.weight for witness in _witnesses(runtime, sources, pooled)]
+    weights = [witness.weight for witness in _witnesses(target, sources, pooled)]
     together: NDArray[np.float64] = np.asarray(weights) / sum(weights)
     return together
 
 
-def _witnesses(runtime: Runtime, sources: Sequence[Runtime], pooled: Sequence[Runtime]) -> list[_Witness]:
-    known = [_witness(runtime, source) for source in sources]
-    return [*known, _NOMINAL, *(_witness(runtime, other) for other in pooled)]
+def _witnesses(target: Known, sources: Sequence[Known], pooled: Sequence[Known]) -> list[_Witness]:
+    known = [_witness(target.runtime, source.runtime) for source in sources]
+    return [*known, _NOMINAL, *(_witness(target.runtime, other.runtime) for other in pooled)]
 
 
 def _witness(runtime: Runtime, source: Runtime) -> _Witness:
@@ -78,6 +99,65 @@ def _witness(runtime: Runtime, source: Runtime) -> _Witness:
     if (runtime.optimization, runtime.precision) == (source.optimization, source.precision):
         return _SAME_RUNTIME
     return _SAME_WAY if view_of(runtime) is view_of(source) else _SAME_ENGINE
+
+
+def _analogies(target: Known, known: Sequence[Known | None]) -> list[Expectation]:
+    """One for each source that is the target's runtime on another machine, of which at least one other
+    runtime is known on both machines: of the target's own engine, if there are such. `known`: None at the
+    nominal machine's place.
+    """
+    found = []
+    for place, other in enumerate(known):
+        if other is None or _witness(target.runtime, other.runtime) is not _SAME_RUNTIME:
+            continue
+        if _is_same_machine(target.hardware, other.hardware):
+            continue
+        pairs = _pairs(target.hardware, other.hardware, known)
+        own = [pair for pair in pairs if pair.engine == target.runtime.engine]
+        told = own or pairs
+        if not told:
+            continue
+        weights = np.zeros(len(known))
+        weights[place] += 1.0
+        for pair in told:
+            weights[pair.here] += 1.0 / len(told)
+            weights[pair.there] -= 1.0 / len(told)
+        found.append(Expectation(weights, ALIKE, _OWN_ANALOGY_LOG_PRIOR if own else _ANALOGY_LOG_PRIOR))
+    return found
+
+
+class _Pair(NamedTuple):
+    """Places of one runtime on two machines."""
+
+    engine: str
+    here: int
+    there: int
+
+
+def _pairs(here: Hardware, there: Hardware, known: Sequence[Known | None]) -> list[_Pair]:
+    on_there: dict[tuple[object, ...], int] = {}
+    for place, one in enumerate(known):
+        if one is not None and _is_same_machine(one.hardware, there):
+            on_there.setdefault(_habits(one.runtime), place)
+    return [
+        _Pair(one.runtime.engine, place, on_there[_habits(one.runtime)])
+        for place, one in enumerate(known)
+        if one is not None
+        and _is_same_machine(one.hardware, here)
+        and _habits(one.runtime) in on_there
+    ]
+
+
+def _habits(runtime: Runtime) -> tuple[object, ...]:
+    return runtime.engine, runtime.provider, runtime.optimization, runtime.precision, runtime.threads
+
+
+def _is_same_machine(one: Hardware, other: Hardware) -> bool:
+    """Whether two devices have the same processor, as far as it tells."""
+    facts, others = (
+        (hardware.cpu_model, hardware.architecture, hardware.isa_flags) for hardware in (one, other)
+    )
+    return facts == others and one.cpu_model != UNKNOWN_PROCESSOR
 
 
 def _mostly(place: int, count: int) -> NDArray[np.float64]:

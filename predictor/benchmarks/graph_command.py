@@ -33,8 +33,9 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     bench.add_argument("--models", type=Path, metavar="DIR", help="the ONNX files that --published measured")
     bench.add_argument("--methods", metavar="KEYS", type=names, default=",".join(GRAPH_METHODS),
                        help="(default: %(default)s)")  # fmt: skip
-    bench.add_argument("--leave-out", metavar="KINDS", type=names, default=",".join(LEFT_OUT),
-                       help="a target, or all targets of an engine (default: %(default)s)")  # fmt: skip
+    bench.add_argument("--leave-out", metavar="KINDS", type=names, default="group,engine",
+                       help="a target, a group of unlike ones, all of a device or of an engine "
+                       "(default: %(default)s)")  # fmt: skip
     bench.add_argument("--only", metavar="TEXT", default="", help="of them, those whose key contains this")
     bench.add_argument("--folds", type=int, metavar="N", help=f"run the first N of {FOLDS} folds of families")
     bench.add_argument("--seed", type=int, default=0, help="of the folds (default: %(default)s)")

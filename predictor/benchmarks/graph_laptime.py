@@ -22,20 +22,23 @@ from predictor.benchmarks.graph_method import (
     LearnedGraphs,
     Support,
 )
+from predictor.benchmarks.graph_networks import RememberedNetworks
+from predictor.benchmarks.options import default_work
 from predictor.campaign.examples import MeasuredModels, Prepared, measured_model
 from predictor.checkpoint import TargetFacts
 from predictor.graph import ModelGraph
+from predictor.kernel_costs.training import train
 from predictor.kernel_costs.training_config import TrainingConfig
 from predictor.meta_checkpoint import MetaCheckpoint
-from predictor.meta_training import MetaConfig, train_meta
+from predictor.meta_training import MetaConfig, Trainer, train_meta
 from predictor.predict import Predictor
 
-_CONFIG = MetaConfig(training=TrainingConfig(members=2, steps=1500), folds=2)
+_CONFIG = MetaConfig(training=TrainingConfig(members=2, steps=1200), folds=2)
 
 
 def make(key: str, *, seed: int, cache: ArrayCache) -> GraphMethod:  # noqa: ARG001
     """The method by its key in the registry."""
-    return PricedSources(key)
+    return PricedSources(key, trainer=RememberedNetworks(default_work("graph-bench-networks")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,7 @@ class PricedSources:
 
     name: str
     config: MetaConfig = _CONFIG
+    trainer: Trainer = train
     prepared: dict[str, Prepared] = field(default_factory=dict)  # by digest; splits share most graphs
 
     def learn(self, sources: GraphData) -> LearnedGraphs:
@@ -56,6 +60,7 @@ class PricedSources:
                 self.config,
                 dataset_sha256="",
                 command="laptime-predictor graph-bench",
+                trainer=self.trainer,
             )
         finally:
             torch.set_num_threads(before)

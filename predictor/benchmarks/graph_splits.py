@@ -1,8 +1,9 @@
 """What is left out of a meta-training: a target or an engine, and families of models with it.
 
-`target`: one target is left out, others of its engine stay. `engine`: all targets of its engine are gone.
-Either is crossed with folds of families, the same for all methods. Fold `ALL` leaves no family out; real
-models, which are of none, are predicted from it.
+`target`: one target is left out, others of its engine stay. `group`: several at once, as unlike each other as
+can be; that leaves out a little more and takes a fraction of the time. `device`: all targets of a machine are
+gone, `engine`: all of an engine. Each is crossed with folds of families, the same for all methods. Fold `ALL`
+leaves no family out; real models, which are of none, are predicted from it.
 """
 
 from __future__ import annotations
@@ -16,15 +17,16 @@ import numpy as np
 from predictor.benchmarks.errors import TaskRejected
 from predictor.benchmarks.graph_method import Flags, GraphData
 
-LeftOut = Literal["target", "engine"]
+LeftOut = Literal["group", "target", "device", "engine"]
 LEFT_OUT: tuple[LeftOut, ...] = get_args(LeftOut)
 ALL = -1
 FOLDS = 4
+_GROUPS = 5
 
 
 @dataclass(frozen=True, slots=True)
 class GraphSplit:
-    """One meta-training: `key` of the left-out target or engine, and the fold of families left out."""
+    """One meta-training: `key` of what is left out, and the fold of families left out."""
 
     left_out: LeftOut
     key: str
@@ -34,7 +36,7 @@ class GraphSplit:
     def label(self) -> str:
         """As it stands in file names."""
         fold = "all" if self.fold == ALL else f"fold{self.fold}"
-        return f"{self.left_out}--{self.key.replace('/', '_')}--{fold}"
+        return f"{self.left_out}--{self.key.replace('/', '_').replace(' ', '-')}--{fold}"
 
 
 def splits_of(
@@ -56,8 +58,19 @@ def splits_of(
 
 
 def key_of(data: GraphData, kind: LeftOut, column: int) -> str:
-    """What a target is left out with: its own key, or its engine."""
+    """What a target is left out with: its own key, its device, its engine, or its group. Groups are dealt
+    engine by engine, so that one holds as few targets of an engine as can be.
+    """
     target = data.targets[column]
+    if kind == "group":
+        order = sorted(
+            range(len(data.targets)),
+            key=lambda place: (data.targets[place].runtime.engine, data.targets[place].key),
+        )
+        groups = min(_GROUPS, len(data.targets))
+        return f"{order.index(column) % groups + 1} of {groups}"
+    if kind == "device":
+        return target.key.partition("/")[0]
     return target.key if kind == "target" else target.runtime.engine
 
 

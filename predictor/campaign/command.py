@@ -24,6 +24,7 @@ from predictor.local_study import Subject as FileSubject
 from predictor.local_study import subjects_in
 
 _DEFAULT_TARGETS = "onnxruntime/t1,openvino/t1"
+_KINDS = ("networks", "medleys", "sweeps")
 
 
 class _Wanted(NamedTuple):
@@ -58,6 +59,17 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--only", metavar="TEXT", default="", help="of the families, those whose name contains this"
     )
     campaign.add_argument(
+        "--kinds",
+        type=_kinds,
+        default=",".join(_KINDS),
+        metavar="LIST",
+        help="of the families: whole networks, medleys of random blocks, sweeps of single operators "
+        "(default: %(default)s)",
+    )
+    campaign.add_argument(
+        "--device", metavar="KEY", help="what to call this machine in the targets' keys (default: its name)"
+    )
+    campaign.add_argument(
         "--precisions", metavar="LIST", default="", help="of the models, those of these precisions, by commas"
     )
     campaign.add_argument(
@@ -66,6 +78,10 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     dataset = commands.add_parser("dataset", help="make Parquet of what a campaign has found")
     dataset.add_argument("--campaign", type=Path, required=True, metavar="DIR", help="its folder")
     dataset.add_argument("--out", type=Path, required=True, metavar="FILE", help="Parquet")
+    dataset.add_argument(
+        "--add", type=Path, nargs="*", default=[], metavar="FILE",
+        help="datasets of other machines, or of earlier campaigns, whose rows are taken over",
+    )  # fmt: skip
 
 
 def _targets(text: str) -> tuple[_Wanted, ...]:
@@ -91,9 +107,9 @@ def _wanted(part: str) -> _Wanted:
 
 def _campaign(parsed: argparse.Namespace) -> int:
     campaign = Campaign(
-        device=read_device(None),
+        device=read_device(parsed.device),
         runtimes=[_runtime(wanted) for wanted in parsed.targets],
-        subjects=_subjects(parsed.models, parsed.only, parsed.precisions),
+        subjects=_subjects(parsed),
         folder=CampaignFolder(parsed.out),
         report=lambda line: print(line, file=sys.stderr, flush=True),
         with_layers=parsed.with_layers,
@@ -114,16 +130,32 @@ def _runtime(wanted: _Wanted) -> Runtime:
     )
 
 
-def _subjects(models: Path | None, only: str, precisions: str) -> list[Subject]:
-    if models is not None:
-        return reference_subjects() + [_of_file(one) for one in subjects_in(models)]
-    wanted = {part.strip() for part in precisions.split(",") if part.strip()}
+def _subjects(parsed: argparse.Namespace) -> list[Subject]:
+    if parsed.models is not None:
+        return reference_subjects() + [_of_file(one) for one in subjects_in(parsed.models)]
+    wanted = {part.strip() for part in parsed.precisions.split(",") if part.strip()}
     chosen = [
         _of_specimen(one)
         for one in specimens()
-        if only in one.family and (not wanted or one.precision in wanted)
+        if parsed.only in one.family
+        and (not wanted or one.precision in wanted)
+        and _kind_of(one) in parsed.kinds
     ]
     return reference_subjects() + chosen
+
+
+def _kind_of(one: Specimen) -> str:
+    if not one.is_sweep:
+        return "networks"
+    return "medleys" if one.family.startswith("medley-") else "sweeps"
+
+
+def _kinds(text: str) -> frozenset[str]:
+    """What a list of kinds names. Raises what argparse shows."""
+    named = frozenset(part.strip() for part in text.split(",") if part.strip())
+    if not named or named - set(_KINDS):
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of {', '.join(_KINDS)}")
+    return named
 
 
 def _of_file(one: FileSubject) -> Subject:
@@ -144,7 +176,9 @@ def _dataset(parsed: argparse.Namespace) -> int:
     campaigner = folder.campaigner(read_device(None))
     if campaigner is None:
         raise PredictorError(f"{parsed.campaign} holds no campaign; `laptime-predictor campaign` makes one")
-    count = write_dataset(parsed.out, folder.records(), campaigner, family_version=FAMILY_VERSION)
+    count = write_dataset(
+        parsed.out, folder.records(), campaigner, family_version=FAMILY_VERSION, others=parsed.add
+    )
     print(f"{count} rows, {parsed.out.stat().st_size:,} bytes")
     return 0
 

@@ -23,7 +23,7 @@ Several rows of one model on one target are several measurements.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,25 +85,48 @@ class Row:
 
 
 def write_dataset(
-    path: Path, records: Iterable[Record], campaigner: Campaigner, *, family_version: int
+    path: Path,
+    records: Iterable[Record],
+    campaigner: Campaigner,
+    *,
+    family_version: int,
+    others: Iterable[Path] = (),
 ) -> int:
-    """Write Parquet; how many rows."""
+    """Write Parquet; how many rows. `others` are datasets, of other machines say, whose rows are taken over;
+    where a campaign has measured the same again, its row stands. Raises `PredictorError` for a file of
+    another form.
+    """
     rows = [_row(record, campaigner, family_version) for record in records]
-    rows.sort(key=lambda row: (str(row["target_key"]), str(row["name"]), str(row["passed"])))
+    known = {_place_in(row) for row in rows}
+    for other in others:
+        more = [row for row in _table(other, SCHEMA.names).to_pylist() if _place_in(row) not in known]
+        known |= {_place_in(row) for row in more}
+        rows += more
+    rows.sort(key=_place_in)
     table = pa.Table.from_pylist(rows, schema=SCHEMA)
     pq.write_table(table, path, compression="zstd", compression_level=19)
     return len(rows)
 
 
-def read_dataset(path: Path) -> list[Row]:
-    """The valid measurements. Raises `PredictorError` for a file without the columns that training needs."""
+def _place_in(row: Mapping[str, object]) -> tuple[str, str, str]:
+    return str(row["target_key"]), str(row["name"]), str(row["passed"])
+
+
+def _table(path: Path, columns: Sequence[str]) -> pa.Table:
+    """These columns of a dataset. Raises `PredictorError` for a file without them."""
     try:
-        table = pq.read_table(path, columns=list(_NEEDED))
+        table = pq.read_table(path, columns=list(columns))
     except (pa.ArrowInvalid, KeyError, OSError) as error:
         raise PredictorError(f"{path} is not a dataset: {error}") from error
-    missing = [name for name in _NEEDED if name not in table.column_names]
+    missing = [name for name in columns if name not in table.column_names]
     if missing:
         raise PredictorError(f"{path} lacks the columns {', '.join(missing)}; docs/dataset.md describes them")
+    return table
+
+
+def read_dataset(path: Path) -> list[Row]:
+    """The valid measurements. Raises `PredictorError` for a file without the columns that training needs."""
+    table = _table(path, _NEEDED)
     runtimes: dict[str, Runtime] = {}
     machines: dict[str, Hardware] = {}
     rows = []

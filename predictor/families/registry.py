@@ -14,6 +14,7 @@ from predictor.families import (
     mixing,
     moving_sweeps,
     product_sweeps,
+    rare_medleys,
     row_medleys,
     sequences,
 )
@@ -22,7 +23,7 @@ from predictor.families.family import Specimen
 # Raised whenever a specimen's bytes change: latencies measured under another version are of other models.
 FAMILY_VERSION = 1
 _THEMES = (convnets, branching, images, attention, decoders, sequences, mixing)
-_SWEEPS = (product_sweeps, moving_sweeps, image_medleys, row_medleys)
+_SWEEPS = (product_sweeps, moving_sweeps, image_medleys, row_medleys, rare_medleys)
 
 __all__ = ["FAMILY_VERSION", "Specimen", "specimens"]
 

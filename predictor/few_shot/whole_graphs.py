@@ -20,7 +20,7 @@ from predictor.roofline import QUANTISED_CLASSES, KernelClass
 
 Floats = NDArray[np.float64]
 
-HEAD_VERSION = 1  # raise it when the same measurements give other predictions: intervals are calibrated anew
+HEAD_VERSION = 2  # raise it when the same measurements give other predictions: intervals are calibrated anew
 HEAD = FewShotConfig(sources=0.03, noise=(0.05, 0.1, 0.2))
 _LOG_CENTRE = 1.0  # of log milliseconds, and their spread: constants, so that no graph depends on another
 _LOG_SPREAD = 2.0
@@ -45,7 +45,8 @@ _MIXTURE = _by_class(common=0.1, quantised=1.0, launch=0.1)
 
 @dataclass(frozen=True, slots=True)
 class Expectation:
-    """What a target may be like: `weights` (S,), together one, of the sources that it should resemble, and
+    """What a target may be like: `weights` (S,), together one, of the sources that it should resemble (an
+    analogy has negative ones too: what the target takes, times what one takes longer than another), and
     `by_class` (C,), the prior standard deviations of its own factors. `log_prior`: how much speaks for it
     before anything is measured.
     """
@@ -69,11 +70,13 @@ def relative_graphs(total_ms: Floats, class_ms: Floats, expected: Expectation) -
     log_ms = np.log(total_ms)
     log_scale = log_ms @ weights
     scale = np.exp(log_scale)
-    shares = weights @ (class_ms / total_ms[:, :, None])  # (N, C)
+    shares = np.maximum(weights @ (class_ms / total_ms[:, :, None]), 0.0)  # (N, C)
+    shares /= shares.sum(axis=1, keepdims=True)
     relative = class_ms / scale[:, None, None]  # (N, S, C)
-    apart = (relative - (weights @ relative)[:, None, :]) * _MIXTURE
+    positive = np.maximum(weights, 0.0) / np.maximum(weights, 0.0).sum()
+    apart = (relative - (positive @ relative)[:, None, :]) * _MIXTURE
     count, sources, _ = class_ms.shape
     linear = np.concatenate([expected.by_class * shares, apart.reshape(count, -1) / np.sqrt(sources)], axis=1)
     shape = np.concatenate([np.sqrt(shares), ((log_scale - _LOG_CENTRE) / _LOG_SPREAD)[:, None]], axis=1)
-    regressors = Regressors.of(log_ms - log_scale[:, None], linear=linear, shape=shape, weights=weights)
+    regressors = Regressors.of(log_ms - log_scale[:, None], linear=linear, shape=shape, weights=positive)
     return RelativeGraphs(scale, regressors)

@@ -25,21 +25,25 @@ from predictor.kernel_costs.weight_traffic import weight_traffic
 
 Floats = NDArray[np.float64]
 
-FEATURE_VERSION = 5  # raise it when the same graph gets other numbers: older checkpoints are then refused
+FEATURE_VERSION = 6  # raise it when the same graph gets other numbers: older checkpoints are then refused
 
 _LOGS = Amount.GRAPH_WEIGHT_BYTES  # the amounts before it have a field each
 _LANES = np.array([4.0, 16.0, 64.0])  # vectors and tiles that a row of outputs fills, or does not
+# Blocks of channels, tiles of images (six where Winograd's transformation is used) and vectors.
+_BLOCKS = np.array([4.0, 6.0, 16.0])
+_BLOCKED = (Amount.CHANNELS_READ, Amount.CHANNELS_WRITTEN, Amount.WIDTH, Amount.HEIGHT, Amount.RUN)
 _NEAR_BYTES = 2e6  # a cache near the core, as most have it
 _COMPANY = 4
 FEATURE_COUNT = (
-    _LOGS + 5 + 2 * len(_LANES) + _COMPANY + len(Flag) + 2 * len(Neighbour)
+    _LOGS + 5 + 2 * len(_LANES) + len(_BLOCKED) * len(_BLOCKS) + _COMPANY + len(Flag) + 2 * len(Neighbour)
     + len(CLASSES) + len(KIND_NAMES) + len(PRECISIONS)
 )  # fmt: skip
 
 
 _LAST_LOG = _LOGS + 5
 _LAST_FILLED = _LAST_LOG + 2 * len(_LANES)
-_FLAGS = _LAST_FILLED + _COMPANY
+_LAST_BLOCKED = _LAST_FILLED + len(_BLOCKED) * len(_BLOCKS)
+_FLAGS = _LAST_BLOCKED + _COMPANY
 _BEFORE = _FLAGS + len(Flag)
 _BEHIND = _BEFORE + len(Neighbour)
 _CLASSES = _BEHIND + len(Neighbour)
@@ -59,8 +63,9 @@ def stacked_features(graph: ModelGraph, stacked: StackedTables) -> NDArray[np.fl
     features = np.zeros((len(table), FEATURE_COUNT), dtype=np.float32)
     moved = amounts[:, Amount.BYTES_READ] + amounts[:, Amount.BYTES_WRITTEN]
     _write_logs(features, table, moved)
-    features[:, _LAST_LOG:_LAST_FILLED] = _filled(_widths(table))
-    features[:, _LAST_FILLED:_FLAGS] = _company(graph, stacked, moved)
+    features[:, _LAST_LOG:_LAST_FILLED] = _filled(_widths(table), _LANES)
+    features[:, _LAST_FILLED:_LAST_BLOCKED] = _filled(amounts[:, _BLOCKED], _BLOCKS)
+    features[:, _LAST_BLOCKED:_FLAGS] = _company(graph, stacked, moved)
     features[:, _FLAGS:_BEFORE] = table.flags
     features[:, _BEFORE:_BEHIND] = table.before
     features[:, _BEHIND:_CLASSES] = table.behind
@@ -101,12 +106,12 @@ def _widths(table: KernelTable) -> Floats:
     return widths
 
 
-def _filled(sizes: Floats) -> Floats:
-    """Share of the last vector's lanes that is used, over all vectors, (K, N * len(_LANES)) for sizes (K, N);
-    one where there is no product.
+def _filled(sizes: Floats, lanes: Floats) -> Floats:
+    """Share of the last vector's lanes (L,) that is used, over all vectors, (K, N * L) for sizes (K, N); one
+    where there is nothing to fill them.
     """
     sizes = sizes[:, :, None]
-    filled = np.where(sizes > 0, sizes / (np.ceil(np.maximum(sizes, 1.0) / _LANES) * _LANES), 1.0)
+    filled = np.where(sizes > 0, sizes / (np.ceil(np.maximum(sizes, 1.0) / lanes) * lanes), 1.0)
     return filled.reshape(len(sizes), -1)
 
 

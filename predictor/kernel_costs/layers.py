@@ -16,24 +16,64 @@ from devices.measurement import LayerProfile
 from predictor.kernels import Kernel
 
 _NS_PER_MS = 1e6
-_ADDED = re.compile(r"^fused |_nchwc$|_token_\d+$|/\w+Fusion/?$|_quant$")
-_USUAL_SCALE = (0.5, 1.2)  # a profiled run is slower than a timed one, and some of it is the profiler's
+# What runtimes put around the name of the operator that a node came from: ONNX Runtime its fusions and
+# layouts, OpenVINO its layouts (`image_abcd_acdb_conv_6`) and its low-precision transformations.
+_ADDED = re.compile(
+    r"^fused |^InsertedPrecisionFreeCast_|^.+_a?[b-f]+a?[b-f]*_a[b-f]+_|_nchwc$|_token_\d+$|/\w+Fusion/?$"
+    r"|_quant$|/WithoutBiases$|/DequantizationMultiply$|/fq_\w+$"
+)
+# Nodes that a runtime names after their own kind, and the kinds of operators that they stand for.
+_NAMED_BY_KIND = re.compile(r"^([A-Za-z]\w*?[A-Za-z]\w*?)(?:_token)?(?:_\d+)?$")
+_KINDS = {
+    "Gelu": "Gelu", "GPT2Gelu": "Gelu", "FastGelu": "Gelu", "BiasGelu": "Gelu",
+    "LayerNormalization": "LayerNormalization", "SkipLayerNormalization": "LayerNormalization",
+    "LSTMSequence": "LSTM", "GRUSequence": "GRU", "ConvolutionBackpropData": "ConvTranspose",
+    "HardSigmoid": "HardSigmoid", "HardSwish": "HardSwish",
+}  # fmt: skip
+_MOST_GAINED = 1.2  # by a profiled run that was faster than a timed one
+_LEAST_LEFT = 0.2  # of a node without what the profiler takes
 
 
 def timed_kernels(kernels: Sequence[Kernel], profile: LayerProfile, median_ms: float) -> NDArray[np.float64]:
     """Milliseconds (K + 1,) of each kernel within a run of `median_ms`; NaN where no executed node bears the
-    name of a member, and for the call.
+    name of a member, and for the call. Nodes that are named by their kind are those kernels of the kind that
+    have no node of their own, in the order of running, if there are as many.
     """
     homes = {op.name: index for index, kernel in enumerate(kernels) for op in kernel.members if op.name}
     timed = np.full(len(kernels) + 1, np.nan)
-    total_ns = sum(layer.median_ns for layer in profile.layers) / max(profile.coverage, 1e-6)
-    scale = float(np.clip(median_ms * _NS_PER_MS / max(total_ns, 1.0), *_USUAL_SCALE))
-    for layer in profile.layers:
+    measured_ms = _without_profiler(profile, median_ms)
+    nameless: dict[str, list[float]] = {}
+    for layer, own_ms in zip(profile.layers, measured_ms, strict=True):
         name = layer.name
         while name not in homes and (shorter := _ADDED.sub("", name)) != name:
             name = shorter
         if name in homes:
             home = homes[name]
             before = 0.0 if np.isnan(timed[home]) else timed[home]
-            timed[home] = before + scale * layer.median_ns / _NS_PER_MS
+            timed[home] = before + own_ms
+        elif (match := _NAMED_BY_KIND.match(layer.name)) and match[1] in _KINDS:
+            nameless.setdefault(_KINDS[match[1]], []).append(own_ms)
+    for kind, times in nameless.items():
+        places = [
+            place
+            for place, one in enumerate(kernels)
+            if one.anchor.kind in (kind, f"Skip{kind}") and np.isnan(timed[place])
+        ]
+        if len(places) == len(times):
+            timed[places] = times
     return timed
+
+
+def _without_profiler(profile: LayerProfile, median_ms: float) -> list[float]:
+    """Milliseconds of each executed node in a run that is not profiled. A profiler takes about the same for
+    every node, so what a profiled run takes longer than a timed one is taken off all nodes alike.
+    """
+    layers_ms = [layer.median_ns / _NS_PER_MS for layer in profile.layers]
+    total_ms = sum(layers_ms) / max(profile.coverage, 1e-6)
+    if total_ms <= median_ms:
+        faster = min(median_ms / max(total_ms, 1e-9), _MOST_GAINED)
+        return [faster * own_ms for own_ms in layers_ms]
+    each_ms = (total_ms - median_ms) / max(len(layers_ms), 1)
+    left_ms = [max(own_ms - each_ms, _LEAST_LEFT * own_ms) for own_ms in layers_ms]
+    scale = min(median_ms / max(sum(left_ms), 1e-9), 1.0)
+    return [scale * own_ms for own_ms in left_ms]

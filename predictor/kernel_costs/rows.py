@@ -9,9 +9,11 @@ from enum import IntEnum
 from functools import lru_cache
 
 from predictor.graph import AttributeValue
+from predictor.kernel_costs.geometry import geometry_of
 from predictor.kernels import Kernel
 from predictor.kinds import KINDS, Family
 from predictor.roofline import CLASS_BY_FAMILY, KernelClass, class_of
+from predictor.wiring import Connections
 
 
 class Amount(IntEnum):
@@ -31,7 +33,25 @@ class Amount(IntEnum):
     WINDOW = 11  # elements of a filter or pooling window
     STRIDE = 12  # product over the axes
     MEMBERS = 13
-    GRAPH_WEIGHT_BYTES = 14  # of one launch of each kernel of the graph: what the caches are asked to hold
+    WIDTH = 14  # from here on as `predictor.kernel_costs.geometry.Extent` says
+    HEIGHT = 15
+    BATCH = 16
+    CHANNELS_READ = 17
+    CHANNELS_WRITTEN = 18
+    RUN = 19
+    REDUCED = 20
+    LAST_WINDOW = 21
+    DILATION = 22
+    PRODUCTS = 23
+    INPUTS = 24
+    RANK = 25
+    IS_PADDED = 26
+    IS_SMOOTH = 27
+    IS_CUBIC = 28
+    IS_TRANSPOSED = 29
+    ON_BLOCKS = 30  # as `predictor.kernel_costs.layout` says
+    REARRANGED_BYTES = 31
+    GRAPH_WEIGHT_BYTES = 32  # of one launch of each kernel of the graph: what the caches are asked to hold
 
 
 class Flag(IntEnum):
@@ -120,11 +140,12 @@ class Rows:
     and the place of its traits in `traits`. The call around the kernels has the first row.
     """
 
-    def __init__(self, call_amounts: Sequence[float]) -> None:
+    def __init__(self, call_amounts: Sequence[float], connections: Connections) -> None:
         self.amounts: list[float] = [*call_amounts]
         self.traits: list[Traits] = [_CALL]
         self.traits_of: list[int] = [0]
         self._traits_places: dict[Traits, int] = {_CALL: 0}
+        self._connections = connections
         self._known: dict[int, int] = {}  # by identity: views share the kernels of lone operators
 
     def places_of(self, kernels: Sequence[Kernel]) -> list[int]:
@@ -160,7 +181,8 @@ class Rows:
             _product(attributes["kernel_shape"]) if "kernel_shape" in attributes else 1.0,
             _product(attributes["strides"]) if "strides" in attributes else 1.0,
             len(members),
-            0.0,  # the graph's weights, known when all kernels are
+            *geometry_of(kernel, self._connections.tensors, self._connections.elements),
+            0.0, 0.0, 0.0,  # layouts and the graph's weights, known when all kernels are
         )
 
 

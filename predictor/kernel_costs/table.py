@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 
 from devices.target import Runtime
 from predictor.graph import ModelGraph
+from predictor.kernel_costs.geometry import NOTHING
+from predictor.kernel_costs.layout import layouts_of
 from predictor.kernel_costs.neighbours import Homes, neighbours, reads_of
 from predictor.kernel_costs.rows import (
     CALL_NAME,
@@ -171,7 +173,7 @@ def stacked_tables(graph: ModelGraph, views: Sequence[View]) -> StackedTables:
 
 
 def _stacked(connections: Connections, ways: Sequence[Sequence[Kernel]]) -> StackedTables:
-    rows = Rows(_call_amounts(connections))
+    rows = Rows(_call_amounts(connections), connections)
     places: list[int] = []
     ends: list[int] = []
     for kernels in ways:
@@ -181,6 +183,7 @@ def _stacked(connections: Connections, ways: Sequence[Sequence[Kernel]]) -> Stac
     taken = np.array(places)
     amounts = np.fromiter(rows.amounts, np.float64, len(rows.amounts)).reshape(-1, len(Amount))[taken]
     _write_graph_weights(amounts, ends)
+    _write_layouts(amounts, connections, ways)
     traits = [rows.traits[place] for place in rows.traits_of]
     kinds = np.array(rows.traits_of)[taken]
     indices = np.array([one.indices for one in rows.traits])[kinds]
@@ -204,6 +207,18 @@ def _write_graph_weights(amounts: Floats, ends: Sequence[int]) -> None:
     starts = (0, *ends[:-1])
     lengths = [end - start for start, end in zip(starts, ends, strict=True)]
     amounts[:, Amount.GRAPH_WEIGHT_BYTES] = np.repeat(np.add.reduceat(per_launch, starts), lengths)
+
+
+def _write_layouts(amounts: Floats, connections: Connections, ways: Sequence[Sequence[Kernel]]) -> None:
+    """In each view what runs on blocks of channels, and what is rearranged for that."""
+    runs: list[float] = []
+    rearranged: list[float] = []
+    for kernels in ways:
+        own_runs, own_rearranged = layouts_of(kernels, connections.tensors, connections.ends)
+        runs += own_runs
+        rearranged += own_rearranged
+    amounts[:, Amount.ON_BLOCKS] = runs
+    amounts[:, Amount.REARRANGED_BYTES] = rearranged
 
 
 def _neighbours(
@@ -264,4 +279,5 @@ def _call_amounts(connections: Connections) -> tuple[float, ...]:
     given = sum([size_bytes[tensor.name] for tensor in graph.inputs])
     returned = sum([size_bytes[tensor.name] for tensor in graph.outputs])
     members = len(graph.inputs) + len(graph.outputs)
-    return (0.0, 0.0, 0.0, given, returned, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, members, 0.0)
+    sizes = (0.0, 0.0, 0.0, given, returned, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, members)
+    return (*sizes, *NOTHING, 0.0, 0.0, 0.0)

@@ -190,7 +190,9 @@ class _Data:
             missed = nn.functional.huber_loss(
                 log_kernel, view.log_timed[rows], reduction="none", delta=config.huber
             )
-            timed = timed + (shares * missed).sum()
+            # a kernel that is said to take far too long spoils the whole as one that takes long does
+            said = torch.exp(log_kernel.detach() - log_ms[places][:, view.sources]).clamp(max=1.0)
+            timed = timed + (torch.where(shares > 0, torch.maximum(shares, said), shares) * missed).sum()
         error = nn.functional.huber_loss(torch.log(total), log_ms, reduction="none", delta=config.huber)
         whole = (weights * error).sum() + config.layers * timed
         return whole / (weights.sum() * config.huber)

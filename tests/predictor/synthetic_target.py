@@ -44,6 +44,7 @@ SOURCES = (
     Runtime(engine="openvino", version="2026.4", provider="cpu", threads=1),
     Runtime(engine="mnn", version="3.6", provider="cpu", threads=1),
 )
+KNOWN = tuple(Source(target_key=f"synthetic/{one.key}", runtime=one, hardware=HARDWARE) for one in SOURCES)
 HIDDEN = 12
 SPREAD = 0.3  # of the sources' logarithms, about
 AMPLITUDE = 0.3  # of the prior: wider ones make negative latencies
@@ -80,7 +81,7 @@ def synthetic_meta(seed: int = 0) -> MetaCheckpoint:
     """It has seen the reference set; its intervals are not widened."""
     seen = SeenKernels.of([table_of(graph, View.FUSED) for _, graph in reference_graphs()])
     described = MetaFacts(
-        sources=tuple(Source(target_key=f"synthetic/{one.key}", runtime=one) for one in SOURCES),
+        sources=KNOWN,
         members=1,
         seen_names=tuple(sorted(seen.bounds)),
         widening=EXACT,
@@ -168,7 +169,7 @@ def _relative(described: Sequence[Described]) -> RelativeGraphs:
     return relative_graphs(
         np.stack([one.total_ms for one in described]),
         np.stack([one.class_ms for one in described]),
-        expectations(RUNTIME, SOURCES)[0],
+        expectations(facts(), KNOWN)[0],
     )
 
 

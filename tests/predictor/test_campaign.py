@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from devices.measurement import UsualSpeed, Verdict
 from devices.model_ref import sha256_of
 from devices.target import Device
 from predictor.campaign import run as campaign_run
+from predictor.campaign.command import HANDLERS, add_commands
 from predictor.campaign.dataset import SCHEMA, read_dataset, write_dataset
 from predictor.campaign.examples import examples_of, measured_models
 from predictor.campaign.run import Built, Campaign, Report, Subject, reference_subjects
@@ -55,6 +57,35 @@ def campaign(path: Path, report: Report = lambda _: None, *, with_layers: bool =
         report=report,
         with_layers=with_layers,
     )
+
+
+def measured_by(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str) -> Campaign:
+    """The campaign that a command line asks for, not run."""
+    asked: list[Campaign] = []
+    monkeypatch.setattr(Campaign, "run", lambda self, _: asked.append(self))
+    parser = argparse.ArgumentParser()
+    add_commands(parser.add_subparsers(dest="command"))
+    assert HANDLERS["campaign"](parser.parse_args(["campaign", "--out", str(folder), *arguments])) == 0
+    return asked[0]
+
+
+def test_a_command_names_the_machine_and_the_kinds_of_models(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = measured_by(
+        monkeypatch, tmp_path, "--targets", "onnxruntime/t1", "--device", "board-7", "--kinds", "medleys"
+    )
+    assert found.device.key == "board-7"
+    families = {one.family for one in found.subjects}
+    assert "reference" in families
+    assert {family.split("-")[0] for family in families} == {"reference", "medley"}
+    networks = measured_by(monkeypatch, tmp_path, "--targets", "onnxruntime/t1", "--kinds", "networks")
+    assert not any(one.is_sweep for one in networks.subjects)
+    everything = measured_by(monkeypatch, tmp_path, "--targets", "onnxruntime/t1")
+    assert len(everything.subjects) > len(found.subjects) + len(networks.subjects)
+    with pytest.raises(SystemExit):
+        measured_by(monkeypatch, tmp_path, "--kinds", "songs")
+    assert "'songs' is no list of networks, medleys, sweeps" in capsys.readouterr().err
 
 
 class Killed(Exception):
@@ -240,6 +271,28 @@ def test_parquet_keeps_everything_and_training_reads_what_is_valid(
         ]
         sample = written[row.target_key, row.name, row.passed]
         assert tuple(sample["samples_ns"]) == record.measurement.samples_ns
+
+
+def test_a_dataset_takes_over_the_rows_of_others(records: list[Record], tmp_path: Path) -> None:
+    """Another machine's rows are added; of what was measured again, the campaign's own row stands."""
+    first, second = tmp_path / "first.parquet", tmp_path / "second.parquet"
+    write_dataset(first, records, CAMPAIGNER, family_version=1)
+    elsewhere = [
+        one.model_copy(update={"place": one.place.model_copy(update={"target_key": "other/x"})})
+        for one in records[:3]
+    ]
+    count = write_dataset(second, [*elsewhere, records[0]], CAMPAIGNER, family_version=2, others=[first])
+    assert count == len(records) + 3
+    written = pq.read_table(second).to_pylist()
+    of_version = {
+        (row["target_key"], row["name"], row["passed"]) for row in written if row["family_version"] == 2
+    }
+    place = records[0].place
+    assert (place.target_key, place.name, place.passed) in of_version
+    assert len(of_version) == 4
+    (tmp_path / "none.parquet").write_bytes(b"no parquet")
+    with pytest.raises(PredictorError, match="not a dataset"):
+        write_dataset(second, records, CAMPAIGNER, family_version=1, others=[tmp_path / "none.parquet"])
 
 
 def test_rows_become_models_with_the_mean_of_their_latencies(records: list[Record], tmp_path: Path) -> None:

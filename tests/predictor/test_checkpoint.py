@@ -80,7 +80,8 @@ def test_damaged_bytes_are_refused(checkpoint: Checkpoint) -> None:
         save({}, {}),
     ]
     broken.append(save({"weights": np.ones(2)}, {"laptime": "[]"}))
-    broken.append(changed(data, pooled_targets=["other/x", "another/x"]))  # whose arrays are missing
+    others = [facts(key).model_dump(mode="json") for key in ("other/x", "another/x")]
+    broken.append(changed(data, pooled=others))  # the arrays of one are missing
     broken.append(bytes(MAX_CHECKPOINT_BYTES + 1))
     latency, total = checkpoint.support.latency_ms, checkpoint.support.total_ms
     for name, array in (

@@ -40,6 +40,8 @@ PINNED = {
     "decode/w128-d4-s64-b1-silu1/w4": "0c8a2f9ccd1b",
     "states/w128-d4-s64-b1-32/w4": "f4112b1b37ba",
     "medley-images/c4-s37-n8-b1/fp32": "5155f499db8e",
+    "medley-image-rarities/c32-s92-n14-b1/int8": "574b3830e2b1",
+    "medley-row-rarities/m128-k160-n8-b1/fp32": "d5a6cfc3308d",
     "medley-rows/m81-k48-n8-b4/fp32": "b5c63d6c1ec4",
     "medley-steps/m1-k96-n9-b1/fp32": "a68c89aceb78",
     "medley-streams/dense-m1-n2-w2728/fp32": "a7147bec2b2e",

@@ -25,10 +25,19 @@ from predictor.benchmarks.graph_method import (
     SweepMeter,
 )
 from predictor.benchmarks.graph_metrics import Said, far_off, graph_scores, ratios_within, said_of, sign_tests
+from predictor.benchmarks.graph_networks import RememberedNetworks
 from predictor.benchmarks.graph_registry import GRAPH_METHODS, make_graph_methods
 from predictor.benchmarks.graph_report import graph_document, graph_lines, method_scores
 from predictor.benchmarks.graph_run import GraphTask, SplitResult, run_split, run_stored
-from predictor.benchmarks.graph_splits import ALL, GraphSplit, fold_of, held_out_rows, sources_of, splits_of
+from predictor.benchmarks.graph_splits import (
+    ALL,
+    GraphSplit,
+    fold_of,
+    held_out_rows,
+    key_of,
+    sources_of,
+    splits_of,
+)
 from predictor.checkpoint import TargetFacts
 from predictor.graph import ModelGraph
 from predictor.help.config import HelpConfig
@@ -68,6 +77,36 @@ def test_a_split_leaves_out_its_targets_and_its_families() -> None:
         engines = {one.runtime.engine for one in sources.targets}
         assert left == {split.key} if split.left_out == "target" else split.key not in engines
     assert len(splits_of(job.data, ["engine"], folds=[0])) == 3
+
+
+def test_groups_hold_unlike_targets_and_devices_all_of_theirs() -> None:
+    data = fleet()
+    groups = [key_of(data, "group", column) for column in range(len(data.targets))]
+    engines = [target.runtime.engine for target in data.targets]
+    most = max(engines.count(engine) for engine in engines)
+    count = len(set(groups))
+    for group in set(groups):
+        own = [engine for engine, one in zip(engines, groups, strict=True) if one == group]
+        assert max(own.count(engine) for engine in own) <= -(-most // count)
+    assert {key_of(data, "device", column) for column in range(len(data.targets))} == {
+        target.key.split("/")[0] for target in data.targets
+    }
+
+
+def test_trained_networks_are_remembered(tmp_path: Path) -> None:
+    """By what they were trained on: the same again is not trained, anything else is."""
+    job, split = task(), GraphSplit("target", TARGETS[2].key, 1)
+    training = TrainingConfig(members=1, steps=3, hidden=8)
+    trainer = RememberedNetworks(tmp_path / "networks")
+    ours = PricedSources("laptime", MetaConfig(training=training, folds=2), trainer=trainer)
+    first = run_split(ours, job, split).targets[0]
+    files = set((tmp_path / "networks").iterdir())
+    assert len(files) == 3  # two of the calibration, one to predict with
+    assert run_split(ours, job, split).targets[0].median_ms == first.median_ms
+    assert set((tmp_path / "networks").iterdir()) == files
+    changed = replace(job.data, latency_ms=job.data.latency_ms * 2.0)
+    run_split(ours, replace(job, data=changed), split)
+    assert len(set((tmp_path / "networks").iterdir())) == 6
 
 
 def test_profiles_go_with_their_latencies() -> None:

@@ -79,7 +79,7 @@ def test_the_command_tells_and_goes_on(
     stamps = [file.stat().st_mtime_ns for file in finished]
     assert run(*CHEAP, dataset=dataset, work=tmp_path) == 0
     assert [file.stat().st_mtime_ns for file in finished] == stamps
-    assert "left out: one target at a time" in capsys.readouterr().out
+    assert "left out: one group at a time" in capsys.readouterr().out
     assert run(*CHEAP, "--again", "graph-flops", dataset=dataset, work=tmp_path) == 0
     assert [file.stat().st_mtime_ns for file in finished] != stamps
 
@@ -118,7 +118,7 @@ def test_real_models_are_read_from_their_folder(tmp_path: Path) -> None:
     ("arguments", "said"),
     [
         (("--methods", "magic"), "magic is unknown; there are laptime"),
-        (("--leave-out", "family"), "family is unknown; there are target, engine"),
+        (("--leave-out", "family"), "family is unknown; there are group, target, device, engine"),
         (("--published", "x.parquet"), "--published and --models belong together"),
         (("--seeds", "0"), "--seeds must be at least 1"),
         (("--folds", "9"), "--folds must be 1 to 4"),

@@ -185,16 +185,32 @@ def test_executed_layers_belong_to_kernels() -> None:
     }
     timed = timed_kernels(kernels, profile_of(layers, coverage=0.9), median_ms=0.8)
     expected = np.full(len(kernels) + 1, np.nan)
-    scale = 0.8 / (0.9 / 0.9)  # 0.9 ms of layers that are 0.9 of the run; all of it took 0.8 ms when timed
-    for name, ns in (("Conv", 4e5), ("Mul", 1.5e5), ("Sigmoid", 0.5e5), ("AveragePool", 2e5)):
+    # 0.9 ms of layers are 0.9 of the run, and 0.8 ms were timed: the profiler takes 0.04 ms of each of five
+    for name, own_ms in (("Conv", 0.36), ("Mul", 0.11), ("Sigmoid", 0.01), ("AveragePool", 0.16)):
         home = homes[name]
-        expected[home] = np.nan_to_num(expected[home]) + scale * ns * 1e-6
+        expected[home] = np.nan_to_num(expected[home]) + own_ms
     np.testing.assert_allclose(timed, expected)
     assert np.isnan(timed[homes["MaxPool"]])
     slow = timed_kernels(kernels, profile_of({"Conv": 1_000_000}), median_ms=100.0)
     assert slow[homes["Conv"]] == pytest.approx(
         1.2
     )  # a run is never slower without the profiler than with it
+
+
+def test_nodes_that_are_named_by_their_kind_are_found_in_order() -> None:
+    """As ONNX Runtime names what it has fused, and OpenVINO what it has made of an operator."""
+    nodes = [
+        helper.make_node("Gelu", ["x"], ["a"], name="first"),
+        helper.make_node("Conv", ["a", "w"], ["b"], name="conv_7", pads=[1, 1, 1, 1]),
+        helper.make_node("Gelu", ["b"], ["y"], name="second"),
+    ]
+    model = model_of(nodes, {"x": [1, 4, 8, 8]}, ["y"], stored={"w": noise(4, 4, 3, 3)}, opsets={"": 20})
+    kernels = kernels_in(graph_of(model), View.FUSED)
+    layers = {"Gelu_token_3": 300_000, "x_abcd_acdb_conv_7/WithoutBiases": 200_000, "Gelu": 100_000}
+    assert timed_kernels(kernels, profile_of(layers), median_ms=0.6)[:3].tolist() == [0.3, 0.2, 0.1]
+    del layers["Gelu"]
+    few = timed_kernels(kernels, profile_of(layers), median_ms=0.5)
+    assert np.isnan(few).tolist() == [True, False, True, True]  # whose it is nobody can tell
 
 
 def product(rows: int, kind: str = "MatMul") -> KernelTable:

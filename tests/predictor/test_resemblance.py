@@ -7,11 +7,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from devices.target import Runtime
-from predictor.adapt import adapt
+from devices.target import Hardware, Runtime
+from predictor.adapt import TargetFacts, adapt
+from predictor.few_shot.target import AdaptedGraphs
+from predictor.kernel_costs.table import CLASSES
 from predictor.predict import Predictor
-from predictor.resemblance import expectations, source_weights
+from predictor.resemblance import UNKNOWN_PROCESSOR, expectations, source_weights
 from tests.predictor.synthetic_target import (
+    HARDWARE,
+    KNOWN,
     RUNTIME,
     SOURCES,
     SyntheticTarget,
@@ -23,36 +27,41 @@ from tests.predictor.synthetic_target import (
 
 PHONE = RUNTIME.model_copy(update={"threads": 4})
 STRANGER = Runtime(engine="abacus", version="1", provider="beads", threads=1)
+ELSEWHERE = HARDWARE.model_copy(update={"cpu_model": "another"})
+
+
+def known(runtime: Runtime, hardware: Hardware = HARDWARE) -> TargetFacts:
+    return TargetFacts(key="made/up", runtime=runtime, hardware=hardware)
 
 
 def test_the_same_runtime_counts_most_then_the_same_way_then_the_same_engine() -> None:
     extended = RUNTIME.model_copy(update={"optimization": "extended"})
-    weights = source_weights(PHONE, [extended, *SOURCES])
+    weights = source_weights(known(PHONE), [known(extended), *KNOWN])
     assert weights.sum() == pytest.approx(1.0)
     same_way, same_runtime, same_engine, *others, nominal = weights
     assert same_runtime > same_way > same_engine > nominal > max(others) == min(others) > 0
-    on_gpu = source_weights(PHONE.model_copy(update={"provider": "cuda"}), [extended, *SOURCES])
+    on_gpu = source_weights(known(PHONE.model_copy(update={"provider": "cuda"})), [known(extended), *KNOWN])
     assert len({*on_gpu[:-1]}) == 1  # other kernels altogether
 
 
 def test_of_an_engine_that_nobody_knows_every_source_says_as_much() -> None:
-    weights = source_weights(STRANGER, SOURCES, [PHONE])
+    weights = source_weights(known(STRANGER), KNOWN, [known(PHONE)])
     assert len(weights) == len(SOURCES) + 2
     assert len({*weights[: len(SOURCES)], weights[-1]}) == 1
 
 
 def test_a_pooled_target_of_the_engine_is_a_witness_too() -> None:
-    *_, strange, same = source_weights(RUNTIME, SOURCES, [STRANGER, PHONE])
+    *_, strange, same = source_weights(known(RUNTIME), KNOWN, [known(STRANGER), known(PHONE)])
     assert same == pytest.approx(1000 * strange)
 
 
 def test_any_source_of_the_engine_may_be_the_best_witness() -> None:
     """A target of the first source's engine that runs as the second does, which the ranks do not expect."""
-    found = expectations(RUNTIME, SOURCES, [STRANGER, PHONE])
+    found = expectations(known(RUNTIME), KNOWN, [known(STRANGER), known(PHONE)])
     assert all(one.weights.sum() == pytest.approx(1.0) for one in found)
     nominal = len(SOURCES)
     assert [int(one.weights.argmax()) for one in found[1:]] == [0, 1, nominal + 2, 0, nominal, 0, nominal]
-    assert len(expectations(STRANGER, SOURCES)) == 5
+    assert len(expectations(known(STRANGER), KNOWN)) == 5
     meta = synthetic_meta()
     observations = [
         replace(observation, median_ms=float(about.total_ms[1]))
@@ -75,3 +84,42 @@ def test_one_measurement_leaves_a_target_near_its_engine() -> None:
     said = Predictor(adapt(facts(), [first], meta=meta), meta).predict_described(described)
     ratios = [one.median_ms / float(about.total_ms[0]) for one, about in zip(said, described, strict=True)]
     assert np.median(ratios) == pytest.approx(1.2, rel=0.1)
+
+
+def test_an_analogy_takes_what_the_machine_takes_longer_with_other_runtimes() -> None:
+    """Here without optimisation and in another engine, there in all three: only the engine's own count."""
+    plain, other = SOURCES[1], SOURCES[2]
+    sources = [known(plain), known(other), *(known(one, ELSEWHERE) for one in (RUNTIME, plain, other))]
+    target = known(RUNTIME)
+    found = [one for one in expectations(target, sources) if one.weights.min() < 0]
+    assert [one.weights.tolist() for one in found] == [[1.0, 0.0, 1.0, -1.0, 0.0, 0.0]]
+    foreign = [one for one in expectations(target, [sources[1], *sources[2:]]) if one.weights.min() < 0]
+    assert [one.weights.tolist() for one in foreign] == [[1.0, 1.0, 0.0, -1.0, 0.0]]
+    assert foreign[0].log_prior < found[0].log_prior
+    pooled = [one for one in expectations(target, sources[2:], sources[:1]) if one.weights.min() < 0]
+    assert [one.weights.tolist() for one in pooled] == [[1.0, -1.0, 0.0, 0.0, 1.0]]
+
+
+def test_nobody_knows_whether_unknown_processors_are_the_same() -> None:
+    unknown = HARDWARE.model_copy(update={"cpu_model": UNKNOWN_PROCESSOR})
+    sources = [known(SOURCES[1], unknown), *(known(one, ELSEWHERE) for one in SOURCES)]
+    assert all(one.weights.min() >= 0 for one in expectations(known(RUNTIME, unknown), sources))
+
+
+def test_an_analogy_finds_a_slower_machine() -> None:
+    """Every model takes here, plain, three to five times what it takes there: so does the optimised runtime,
+    which only one measurement has seen.
+    """
+    rng = np.random.default_rng(0)
+    there, plain_there = rng.uniform(1.0, 9.0, 200), rng.uniform(2.0, 20.0, 200)
+    slower = rng.uniform(3.0, 5.0, 200)
+    total_ms = np.stack([plain_there * slower, there, plain_there, np.full(200, 5.0)], axis=1)
+    class_ms = np.zeros((200, 4, len(CLASSES)))
+    class_ms[:, :, 0] = total_ms
+    sources = [known(SOURCES[1]), known(RUNTIME, ELSEWHERE), known(SOURCES[1], ELSEWHERE)]
+    truth = there * slower
+    adapted = AdaptedGraphs.of(
+        total_ms[:8], class_ms[:8], truth[:8], expectations=expectations(known(RUNTIME), sources)
+    )
+    said = adapted.estimate(total_ms, class_ms).median_ms
+    assert np.median(np.abs(said[8:] / truth[8:] - 1.0)) < 0.02

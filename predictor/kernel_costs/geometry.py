@@ -1,0 +1,246 @@
+"""How a kernel lies in memory: widths, runs of neighbouring elements, what is summed over.
+
+Two kernels that compute and move the same may differ by an order of magnitude: a transposition that keeps the
+last axis copies rows, one that does not copies element by element; a convolution of 7 columns cannot fill the
+vectors that one of 56 fills; channels that are no multiple of a block are padded. Libraries decide on such
+sizes, so the network is shown them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from enum import IntEnum
+from types import MappingProxyType
+
+from predictor.graph import Operator, TensorInfo
+from predictor.kernel_making import Kernel
+from predictor.kinds import Family
+
+Shape = tuple[int, ...]
+
+
+class Extent(IntEnum):
+    """Places of the numbers that `geometry_of` gives."""
+
+    WIDTH = 0  # last axis of the result
+    HEIGHT = 1  # the one before it, of images
+    BATCH = 2
+    CHANNELS_READ = 3
+    CHANNELS_WRITTEN = 4
+    RUN = 5  # elements that lie beside each other before and after
+    REDUCED = 6  # elements that one result is made from
+    LAST_WINDOW = 7  # of a filter's or pooling window's axes the last
+    DILATION = 8
+    PRODUCTS = 9  # of one launch
+    INPUTS = 10
+    RANK = 11
+    IS_PADDED = 12
+    IS_SMOOTH = 13  # interpolates between neighbours
+    IS_CUBIC = 14
+    IS_TRANSPOSED = 15  # reads its second operand along the other axis
+
+
+COUNT = len(Extent)
+NOTHING = (0.0,) * COUNT
+
+
+def geometry_of(
+    kernel: Kernel, tensors: Mapping[str, TensorInfo], elements: Mapping[str, int]
+) -> tuple[float, ...]:
+    """`COUNT` numbers of a kernel, in the order of `Extent`; `elements` of each tensor."""
+    op, family = kernel.anchor, kernel.family
+    if family is Family.VIEW or family is Family.CONTROL or not op.outputs or not op.outputs[0]:
+        return NOTHING
+    written = tensors[op.outputs[0]].shape
+    names = op.inputs
+    read = tensors[names[0]].shape if names and names[0] else ()
+    rank = len(written)
+    width = written[-1] if rank else 1
+    run, reduced = float(elements[op.outputs[0]]), 1.0
+    if family in _RULES and (len(names) > 1 or family is not Family.ELEMENTWISE):
+        run, reduced = _RULES[family](op, read, written, tensors)
+    products = 0.0
+    if kernel.rows:
+        one = kernel.launches * kernel.rows * kernel.inner * kernel.columns
+        products = kernel.macs / one if one else 0.0
+    last_window, dilation, is_padded, is_smooth, is_cubic, is_transposed = 1.0, 1.0, 0.0, 0.0, 0.0, 0.0
+    attributes = op.attributes
+    if attributes:
+        last_window, dilation, is_padded = _window(op) if "kernel_shape" in attributes else (1.0, 1.0, 0.0)
+        mode = attributes.get("mode")
+        if mode is not None:
+            is_smooth, is_cubic = float(mode in _SMOOTH), float(mode == "cubic")
+        is_transposed = float(attributes.get("transB", 0) == 1)
+    return (
+        width,
+        written[-2] if rank > 3 else 1.0,
+        written[0] if rank > 2 else 1.0,
+        (read[1] if len(read) > 2 else read[-1]) if read else 1.0,
+        written[1] if rank > 2 else width,
+        run,
+        reduced,
+        last_window,
+        dilation,
+        products,
+        len(names) - names.count(""),
+        rank,
+        is_padded,
+        is_smooth,
+        is_cubic,
+        is_transposed,
+    )
+
+
+_SMOOTH = frozenset(("linear", "bilinear"))
+
+
+def _window(op: Operator) -> tuple[float, float, float]:
+    shape, dilations, pads = (op.attributes.get(name) for name in ("kernel_shape", "dilations", "pads"))
+    last = float(shape[-1]) if isinstance(shape, tuple) and shape else 1.0
+    dilation = float(math.prod(map(int, dilations))) if isinstance(dilations, tuple) else 1.0
+    return last, dilation, float(isinstance(pads, tuple) and any(pads))
+
+
+Rule = Callable[[Operator, Shape, Shape, Mapping[str, TensorInfo]], tuple[float, float]]
+
+
+def _elementwise(
+    op: Operator, read: Shape, written: Shape, tensors: Mapping[str, TensorInfo]
+) -> tuple[float, float]:
+    """The run ends where an operand begins, or ceases, to be repeated. (run, reduced), as all rules."""
+    shapes = [tensors[name].shape for name in op.inputs if name]
+    if all(shape == written for shape in shapes):
+        return math.prod(written), 1.0
+    del read
+    return _run_of_broadcast([shape for shape in shapes if math.prod(shape) > 1], written), 1.0
+
+
+def _run_of_broadcast(shapes: Sequence[Shape], written: Shape) -> float:
+    run = 1.0
+    repeats: list[bool | None] = [None] * len(shapes)
+    for place in range(1, len(written) + 1):
+        size = written[-place]
+        if size == 1:
+            continue
+        for index, shape in enumerate(shapes):
+            is_repeated = place > len(shape) or shape[-place] != size
+            if repeats[index] is None:
+                repeats[index] = is_repeated
+            elif repeats[index] is not is_repeated:
+                return run
+        run *= size
+    return run
+
+
+def _normalised(
+    op: Operator, read: Shape, written: Shape, tensors: Mapping[str, TensorInfo]
+) -> tuple[float, float]:
+    if op.kind in ("BatchNormalization", "LRN"):
+        return math.prod(written), 1.0
+    if op.kind in ("InstanceNormalization", "GroupNormalization"):
+        return 1.0, math.prod(read[2:])
+    axis = _axis(op, len(read), default=-1)
+    if op.kind in ("Softmax", "LogSoftmax"):
+        return math.prod(read[axis + 1 :]), read[axis] if read else 1.0
+    del tensors
+    return 1.0, math.prod(read[axis:])
+
+
+def _reduced(
+    op: Operator, read: Shape, written: Shape, tensors: Mapping[str, TensorInfo]
+) -> tuple[float, float]:
+    del tensors
+    if op.kind in ("CumSum", "CumProd") or read == written:
+        axis = _axis(op, len(read), default=-1)
+        return math.prod(read[axis + 1 :]), read[axis] if read else 1.0
+    return _run_of_equal(read, written)[0], math.prod(read) / max(math.prod(written), 1)
+
+
+def _pooled(
+    op: Operator, read: Shape, written: Shape, tensors: Mapping[str, TensorInfo]
+) -> tuple[float, float]:
+    del tensors
+    window = op.attributes.get("kernel_shape")
+    if isinstance(window, tuple):
+        return math.prod(written), math.prod(map(int, window))
+    return 1.0, math.prod(read[2:]) / max(math.prod(written[2:]), 1)
+
+
+def _moved(
+    op: Operator, read: Shape, written: Shape, tensors: Mapping[str, TensorInfo]
+) -> tuple[float, float]:
+    kind = op.kind
+    if kind == "Transpose":
+        return _run_of_transposed(op, read), read[-1] if read else 1.0
+    if kind == "Concat" or kind == "QLinearConcat":
+        axis = _axis(op, len(written), default=0)
+        return math.prod(written[axis:]) / max(len(op.inputs), 1), 1.0
+    if kind == "Split":
+        return math.prod(written[_axis(op, len(written), default=0) :]), 1.0
+    if kind == "Gather":
+        return math.prod(read[_axis(op, len(read), default=0) + 1 :]), 1.0
+    if kind == "Expand" or kind == "Tile":
+        return _run_of_broadcast([read], written), 1.0
+    del tensors
+    run, depth = _run_of_equal(read, written)
+    if depth < min(len(read), len(written)):
+        run *= min(read[-1 - depth], written[-1 - depth])
+    return run, 1.0
+
+
+def _converted(
+    op: Operator, read: Shape, written: Shape, tensors: Mapping[str, TensorInfo]
+) -> tuple[float, float]:
+    """Where each channel has a scale of its own, the run ends with the channel."""
+    scale = op.inputs[1] if len(op.inputs) > 1 else ""
+    if not scale or math.prod(tensors[scale].shape) == 1:
+        return math.prod(written), 1.0
+    return math.prod(read[_axis(op, len(read), default=1) + 1 :]), 1.0
+
+
+def _run_of_equal(read: Shape, written: Shape) -> tuple[float, int]:
+    """Elements of the last axes that stay as they are, and how many axes these are."""
+    run, depth = 1.0, 0
+    for before, after in zip(reversed(read), reversed(written), strict=False):
+        if before != after:
+            break
+        run *= before
+        depth += 1
+    return run, depth
+
+
+def _run_of_transposed(op: Operator, read: Shape) -> float:
+    """Axes of one element are in nobody's way."""
+    order = op.attributes.get("perm")
+    axes: Sequence[int] = range(len(read))
+    order = tuple(map(int, order)) if isinstance(order, tuple) else tuple(reversed(axes))
+    if len(order) != len(read):
+        return 1.0
+    run = 1.0
+    kept = [axis for axis in axes if read[axis] != 1]
+    taken = [axis for axis in order if read[axis] != 1]
+    for axis, other in zip(reversed(kept), reversed(taken), strict=True):
+        if axis != other:
+            break
+        run *= read[axis]
+    return run
+
+
+def _axis(op: Operator, rank: int, *, default: int) -> int:
+    axis = op.attributes.get("axis", default)
+    axis = axis if isinstance(axis, int) else default
+    axis += rank if axis < 0 else 0
+    return min(max(axis, 0), max(rank - 1, 0))
+
+
+_RULES: Mapping[Family, Rule] = MappingProxyType(
+    {
+        Family.ELEMENTWISE: _elementwise,
+        Family.NORMALISE: _normalised,
+        Family.REDUCE: _reduced,
+        Family.POOL: _pooled,
+        Family.MOVE: _moved,
+        Family.CONVERT: _converted,
+    }
+)

@@ -1,0 +1,168 @@
+"""How kernels lie in memory, against small cases worked out by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import helper
+
+from predictor.graph import ModelGraph
+from predictor.kernel_costs.geometry import NOTHING, Extent, geometry_of
+from predictor.kernel_costs.layout import layouts_of
+from predictor.kernel_costs.table import Amount, View, kernels_in, table_of
+from predictor.kernels import Kernel
+from predictor.reading.reader import read_graph
+from predictor.wiring import Connections
+from tests.predictor.onnx_graphs import model_of, noise
+
+
+def graph_of(
+    nodes: Sequence[onnx.NodeProto],
+    shape: Sequence[int],
+    stored: Mapping[str, NDArray[np.generic]] | None = None,
+    more: Mapping[str, Sequence[int]] | None = None,
+) -> ModelGraph:
+    inputs = {"x": list(shape), **{name: list(sizes) for name, sizes in (more or {}).items()}}
+    return read_graph(model_of(nodes, inputs, ["y"], stored=stored).SerializeToString(), {})
+
+
+def kernels_of(graph: ModelGraph) -> tuple[Kernel, ...]:
+    return kernels_in(graph, View.LISTED)
+
+
+def lone(
+    kind: str,
+    shape: Sequence[int],
+    *,
+    stored: Mapping[str, NDArray[np.generic]] | None = None,
+    more: Mapping[str, Sequence[int]] | None = None,
+    **attributes: object,
+) -> dict[Extent, float]:
+    """Of a graph of one operator, its geometry by name."""
+    node = helper.make_node(kind, ["x", *(stored or {}), *(more or {})], ["y"], **attributes)
+    graph = graph_of([node], shape, stored, more)
+    numbers = geometry_of(kernels_of(graph)[0], graph.tensors, Connections(graph).elements)
+    assert len(numbers) == len(NOTHING) == len(Extent)
+    return dict(zip(Extent, numbers, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("perm", "shape", "run"),
+    [
+        ([0, 2, 1, 3], [2, 4, 8, 16], 16),
+        ([0, 1, 3, 2], [2, 4, 8, 16], 1),
+        ([1, 0, 2, 3], [2, 4, 8, 16], 128),
+        ([0, 2, 1, 3], [2, 1, 8, 16], 256),  # only a renaming
+        ([0, 3, 1, 2], [1, 5, 1, 3], 1),
+    ],
+)
+def test_a_transposition_copies_as_many_elements_at_once_as_stay_together(
+    perm: list[int], shape: list[int], run: float
+) -> None:
+    assert lone("Transpose", shape, perm=perm)[Extent.RUN] == run
+
+
+def test_a_sum_runs_until_an_operand_is_repeated() -> None:
+    whole = lone("Add", [2, 3, 4, 5], more={"z": [2, 3, 4, 5]})
+    assert whole[Extent.RUN] == 120
+    assert lone("Add", [2, 3, 4, 5], stored={"z": noise(1, 3, 1, 1)})[Extent.RUN] == 20  # a channel
+    assert lone("Mul", [2, 3, 4, 5], stored={"z": noise(5)})[Extent.RUN] == 5
+    assert lone("Mul", [2, 3, 4, 5], stored={"z": noise(1)})[Extent.RUN] == 120
+
+
+def test_scales_of_channels_end_a_run() -> None:
+    stored = {"s": np.full(3, 0.1, np.float32), "z": np.zeros(3, np.uint8)}
+    assert lone("QuantizeLinear", [2, 3, 4, 5], stored=stored, axis=1)[Extent.RUN] == 20
+    assert lone("QuantizeLinear", [2, 5, 4, 3], stored=stored, axis=3)[Extent.RUN] == 1
+    one = {"s": np.array(0.1, np.float32), "z": np.array(0, np.uint8)}
+    assert lone("QuantizeLinear", [2, 3, 4, 5], stored=one)[Extent.RUN] == 120
+
+
+def test_what_is_summed_over() -> None:
+    assert lone("Softmax", [2, 3, 8], axis=-1)[Extent.REDUCED] == 8
+    along = lone("Softmax", [2, 3, 8], axis=1)
+    assert (along[Extent.REDUCED], along[Extent.RUN]) == (3, 8)
+    mean = lone("ReduceMean", [2, 6, 4, 5], axes=[2, 3])
+    assert (mean[Extent.REDUCED], mean[Extent.RUN]) == (20, 1)
+    assert lone("GlobalAveragePool", [2, 6, 4, 5])[Extent.REDUCED] == 20
+    pool = lone("MaxPool", [2, 6, 9, 9], kernel_shape=[3, 2])
+    assert (pool[Extent.REDUCED], pool[Extent.LAST_WINDOW]) == (6, 2)
+
+
+def test_a_convolution_tells_its_channels_and_places() -> None:
+    conv = lone(
+        "Conv", [2, 6, 9, 7], stored={"w": noise(10, 3, 3, 3)}, group=2, pads=[2, 2, 2, 2], dilations=[2, 2],
+        kernel_shape=[3, 3],
+    )  # fmt: skip
+    expected = {
+        Extent.WIDTH: 7, Extent.HEIGHT: 9, Extent.BATCH: 2, Extent.CHANNELS_READ: 6,
+        Extent.CHANNELS_WRITTEN: 10, Extent.DILATION: 4, Extent.LAST_WINDOW: 3, Extent.RANK: 4,
+        Extent.IS_PADDED: 1, Extent.INPUTS: 2,
+    }  # fmt: skip
+    assert {place: conv[place] for place in expected} == expected
+
+
+def test_a_view_has_no_geometry() -> None:
+    node = helper.make_node("Reshape", ["x", "s"], ["y"])
+    graph = graph_of([node], [2, 6], {"s": np.array([3, 4], np.int64)})
+    assert geometry_of(kernels_of(graph)[0], graph.tensors, Connections(graph).elements) == NOTHING
+
+
+def conv(read: str, written: str, weight: str, **attributes: object) -> onnx.NodeProto:
+    return helper.make_node("Conv", [read, weight], [written], **attributes)
+
+
+def test_poolings_and_sums_run_on_the_blocks_of_convolutions() -> None:
+    """Channels 3 -> 32 -> 32, pooled, summed; then 20 channels, which a pooling cannot take in blocks."""
+    nodes = [
+        conv("x", "a", "v", pads=[1, 1, 1, 1]),
+        conv("a", "b", "w", pads=[1, 1, 1, 1]),
+        helper.make_node("Mul", ["a", "b"], ["c"]),
+        helper.make_node("MaxPool", ["c"], ["d"], kernel_shape=[2, 2], strides=[2, 2]),
+        conv("d", "e", "u"),
+        helper.make_node("MaxPool", ["e"], ["f"], kernel_shape=[2, 2]),
+        helper.make_node("Softmax", ["f"], ["y"]),
+    ]
+    stored = {"v": noise(32, 3, 3, 3), "w": noise(32, 32, 3, 3), "u": noise(20, 32, 1, 1)}
+    graph = graph_of(nodes, [1, 3, 8, 8], stored)
+    runs, rearranged = layouts_of(kernels_of(graph), graph.tensors, ["y"])
+    assert runs == [1.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0]
+    assert rearranged == [0.0] * 5 + [20 * 4 * 4 * 4, 0.0, 0.0]
+    table = table_of(graph, View.LISTED)
+    assert table.amounts[:, Amount.ON_BLOCKS].tolist() == runs
+    assert table.amounts[:, Amount.REARRANGED_BYTES].tolist() == rearranged
+
+
+def test_plain_images_are_rearranged_before_and_blocks_behind() -> None:
+    nodes = [helper.make_node("Sigmoid", ["x"], ["a"]), conv("a", "y", "w")]
+    graph = graph_of(nodes, [1, 32, 4, 4], {"w": noise(16, 32, 1, 1)})
+    runs, rearranged = layouts_of(kernels_of(graph), graph.tensors, ["y"])
+    assert runs == [0.0, 1.0, 0.0]
+    assert rearranged == [0.0, 32 * 16 * 4, 16 * 16 * 4]
+
+
+def test_unaligned_channels_and_graphs_without_convolutions_stay_plain() -> None:
+    odd = graph_of([conv("x", "y", "w")], [1, 18, 4, 4], {"w": noise(16, 18, 1, 1)})
+    assert layouts_of(kernels_of(odd), odd.tensors, ["y"]) == ([0.0, 0.0], [0.0, 0.0])
+    plain = graph_of([helper.make_node("Relu", ["x"], ["y"])], [1, 16, 4, 4])
+    assert layouts_of(kernels_of(plain), plain.tensors, ["y"]) == ([0.0, 0.0], [0.0, 0.0])
+
+
+def test_a_pooling_between_bytes_counts_as_one_of_bytes() -> None:
+    scale = {"s": np.array(0.1, np.float32), "z": np.array(0, np.uint8)}
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"]),
+        helper.make_node("MaxPool", ["d"], ["p"], kernel_shape=[2, 2]),
+        helper.make_node("QuantizeLinear", ["p", "s", "z"], ["r"]),
+        helper.make_node("DequantizeLinear", ["r", "s", "z"], ["y"]),
+    ]
+    graph = graph_of(nodes, [1, 16, 8, 8], scale)
+    (pool,) = [one for one in kernels_in(graph, View.FUSED) if one.anchor.kind == "MaxPool"]
+    (listed,) = [one for one in kernels_of(graph) if one.anchor.kind == "MaxPool"]
+    assert (pool.precision, listed.precision) == ("int8", "float32")
+    assert pool.scalar_cycles < listed.scalar_cycles
