@@ -46,7 +46,8 @@ def layouts_of(
                     blocked.add(member.outputs[0])
         if op.kind in _KNOWN and _runs_on_blocks(op, kernel.precision, tensors, blocked):
             runs[place] = 1.0
-            rearranged[place] = _rearranged_before(op, kernel.precision, tensors, blocked)
+            if op.inputs[0] not in blocked:
+                rearranged[place] = _rearranged_before(op, kernel.precision, tensors)
             for member in members:
                 blocked.update(member.outputs)
         elif blocked:
@@ -57,15 +58,11 @@ def layouts_of(
     return runs, rearranged
 
 
-def _rearranged_before(
-    op: Operator, precision: str, tensors: Mapping[str, TensorInfo], blocked: set[str]
-) -> float:
+def _rearranged_before(op: Operator, precision: str, tensors: Mapping[str, TensorInfo]) -> float:
     """Bytes of a plain image that a kernel reads in blocks. A convolution of few channels reads it as it
     is.
     """
     first = op.inputs[0]
-    if first in blocked:
-        return 0.0
     if precision == "int8":
         return float(tensors[first].elements)
     is_direct = op.kind == "Conv" and tensors[first].shape[1] < BLOCK
