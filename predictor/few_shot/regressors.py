@@ -39,12 +39,13 @@ class Regressors:
         first guess, by default equal.
         """
         relative = np.exp(log_relative)
+        mean = relative.mean(axis=1) if weights is None else relative @ (weights / weights.sum())
         return cls(
             sources=relative - 1.0,
             linear=linear,
             shape=shape,
             source_shape=log_relative / np.sqrt(log_relative.shape[1]),
-            guess=0.5 + 0.5 * np.average(relative, axis=1, weights=weights),
+            guess=0.5 + 0.5 * mean,
         )
 
     @classmethod

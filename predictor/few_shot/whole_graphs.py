@@ -73,7 +73,8 @@ def relative_graphs(total_ms: Floats, class_ms: Floats, expected: Expectation) -
     shares = np.maximum(weights @ (class_ms / total_ms[:, :, None]), 0.0)  # (N, C)
     shares /= shares.sum(axis=1, keepdims=True)
     relative = class_ms / scale[:, None, None]  # (N, S, C)
-    positive = np.maximum(weights, 0.0) / np.maximum(weights, 0.0).sum()
+    positive = np.maximum(weights, 0.0)
+    positive /= positive.sum()
     apart = (relative - (positive @ relative)[:, None, :]) * _MIXTURE
     count, sources, _ = class_ms.shape
     linear = np.concatenate([expected.by_class * shares, apart.reshape(count, -1) / np.sqrt(sources)], axis=1)
