@@ -24,14 +24,13 @@ from predictor.checkpoint_header import header_text, read_header
 from predictor.errors import CheckpointRejected
 from predictor.few_shot.whole_graphs import HEAD_VERSION
 from predictor.kernel_costs.features import FEATURE_COUNT, FEATURE_VERSION
-from predictor.kernel_costs.network import CostNetwork, from_arrays, to_arrays
+from predictor.kernel_costs.network import LAYERS, CostNetwork, from_arrays, to_arrays
 from predictor.kernel_costs.pricing import Pricer
 from predictor.kernel_costs.ranges import SIZED, SeenKernels
 
 FORMAT_VERSION = 3
 MAX_META_BYTES = 5 << 20
 _KEY = "laptime-meta"
-_LAYERS = 3
 _MOST_WEIGHT = 1e6  # beyond, single precision may overflow
 _MOST_WIDENING = 100.0
 _SHIPPED = ("predictor.checkpoints", "meta.safetensors")
@@ -104,7 +103,7 @@ class MetaCheckpoint:
         try:
             facts = MetaFacts.model_validate(described)
             arrays = load(data)
-            network = from_arrays(arrays, members=facts.members, layers=_LAYERS)
+            network = from_arrays(arrays, members=facts.members, layers=LAYERS)
             seen = arrays["seen"].astype(np.float64)
         except (SafetensorError, ValidationError, KeyError, ValueError) as error:
             raise CheckpointRejected(f"the meta-learned checkpoint is damaged: {error}") from error

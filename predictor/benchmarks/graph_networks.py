@@ -12,11 +12,9 @@ from pathlib import Path
 
 from safetensors.numpy import load_file, save_file
 
-from predictor.kernel_costs.network import CostNetwork, from_arrays, to_arrays
+from predictor.kernel_costs.network import LAYERS, CostNetwork, from_arrays, to_arrays
 from predictor.kernel_costs.training import Examples, TrainingConfig, train
 from predictor.kernel_costs.training_config import TRAINING_VERSION
-
-_LAYERS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +29,7 @@ class RememberedNetworks:
         """As `predictor.kernel_costs.training.train`."""
         file = self.folder / f"{_digest(examples, config)}.safetensors"
         if file.is_file():
-            return from_arrays(load_file(file), members=config.members, layers=_LAYERS)
+            return from_arrays(load_file(file), members=config.members, layers=LAYERS)
         network = train(examples, config, report)
         self.folder.mkdir(parents=True, exist_ok=True)
         partial = file.with_suffix(f".{os.getpid()}")

@@ -1,4 +1,4 @@
-"""What is left out of a meta-training: a target or an engine, and families of models with it.
+"""What is left out of a meta-training: targets, and families of models with them.
 
 `target`: one target is left out, others of its engine stay. `group`: several at once, as unlike each other as
 can be; that leaves out a little more and takes a fraction of the time. `device`: all targets of a machine are

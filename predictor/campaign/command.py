@@ -86,10 +86,14 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def _targets(text: str) -> tuple[_Wanted, ...]:
     """What a list names, in its order. Raises what argparse shows."""
-    wanted = tuple(_wanted(part.strip()) for part in text.split(",") if part.strip())
+    wanted = tuple(_wanted(part) for part in _parts(text))
     if not wanted:
         raise argparse.ArgumentTypeError("name one target or more, as in onnxruntime/t1")
     return wanted
+
+
+def _parts(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def _wanted(part: str) -> _Wanted:
@@ -133,7 +137,7 @@ def _runtime(wanted: _Wanted) -> Runtime:
 def _subjects(parsed: argparse.Namespace) -> list[Subject]:
     if parsed.models is not None:
         return reference_subjects() + [_of_file(one) for one in subjects_in(parsed.models)]
-    wanted = {part.strip() for part in parsed.precisions.split(",") if part.strip()}
+    wanted = set(_parts(parsed.precisions))
     chosen = [
         _of_specimen(one)
         for one in specimens()
@@ -152,7 +156,7 @@ def _kind_of(one: Specimen) -> str:
 
 def _kinds(text: str) -> frozenset[str]:
     """What a list of kinds names. Raises what argparse shows."""
-    named = frozenset(part.strip() for part in text.split(",") if part.strip())
+    named = frozenset(_parts(text))
     if not named or named - set(_KINDS):
         raise argparse.ArgumentTypeError(f"{text!r} is no list of {', '.join(_KINDS)}")
     return named

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 Floats32 = NDArray[np.float32]
 
 MOST = 4.0  # logarithms are bounded: a factor of 55 either way
+LAYERS = 3  # of a member, as training makes it
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,6 +106,12 @@ def test_a_convolution_tells_its_channels_and_places() -> None:
     assert {place: conv[place] for place in expected} == expected
 
 
+def test_tables_hold_the_geometry_in_its_order() -> None:
+    columns = [amount.name for amount in Amount]
+    first = columns.index(Extent.WIDTH.name)
+    assert columns[first : first + len(Extent)] == [extent.name for extent in Extent]
+
+
 def test_a_view_has_no_geometry() -> None:
     node = helper.make_node("Reshape", ["x", "s"], ["y"])
     graph = graph_of([node], [2, 6], {"s": np.array([3, 4], np.int64)})
