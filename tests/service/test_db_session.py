@@ -130,6 +130,30 @@ def test_sqlite_is_set_up_as_documented(sqlite_url: str) -> None:
     assert found == {"journal_mode": "wal", "synchronous": 1, "foreign_keys": 1, "busy_timeout": 30_000}
 
 
+def test_a_new_file_may_be_opened_by_many_at_once(tmp_path) -> None:
+    """SQLite refuses one of two that switch a new file to WAL, about every tenth time that six do."""
+    together = threading.Barrier(6)
+    failures: list[Exception] = []
+
+    def open_and_write(file: str) -> None:
+        database = Database(f"sqlite:///{tmp_path / file}", pool_size=1)
+        together.wait()
+        try:
+            with database.writer.begin() as connection:
+                connection.execute(text("create table if not exists opened (id integer)"))
+        except Exception as error:  # noqa: BLE001 - looked at by the test's own thread
+            failures.append(error)
+        database.dispose()
+
+    for round_ in range(50):
+        threads = [threading.Thread(target=open_and_write, args=(f"{round_}.sqlite3",)) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert failures == []
+
+
 @pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:"])
 def test_a_database_in_memory_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match="must be a file"):
