@@ -2,8 +2,9 @@
 work.
 
 The meta-learned checkpoint knows what kernels cost on the runtimes of a campaign (its sources). A new target
-is a mixture of these sources, with factors of its own for each class of kernels (`predictor.few_shot`). Where
-other targets have been measured (`pool`), each of them is adapted first and becomes one more source.
+is a mixture of these sources, with factors of its own for each class of kernels (`predictor.few_shot`). What
+the sources took for the reference set is known (`predictor.known_references`). Where other targets have been
+measured (`pool`), each of them is adapted first and becomes one more source.
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ def adapt_described(
         shortest_ms=min(observation.median_ms for observation in observations),
         longest_ms=max(observation.median_ms for observation in observations),
     )
-    return Checkpoint(provenance, _support(observations, described), pool.supports)
+    return Checkpoint(provenance, _support(observations, described, meta), pool.supports)
 
 
 def pool_of(pool: Sequence[Observation], target: TargetFacts, meta: MetaCheckpoint) -> Pool:
@@ -118,14 +119,20 @@ def pool_of(pool: Sequence[Observation], target: TargetFacts, meta: MetaCheckpoi
         own = groups[key]
         facts = TargetFacts(key=key, runtime=own[0].runtime, hardware=own[0].hardware)
         targets.append(facts)
-        supports.append(_support(own, [describe_observation(one, facts, meta) for one in own]))
+        supports.append(_support(own, [describe_observation(one, facts, meta) for one in own], meta))
     return Pool(tuple(targets), tuple(supports))
 
 
-def _support(observations: Sequence[Observation], described: Sequence[Described]) -> Support:
+def _support(
+    observations: Sequence[Observation], described: Sequence[Described], meta: MetaCheckpoint
+) -> Support:
+    prices = [
+        meta.references.corrected(observation.graph.digest, one.total_ms, one.class_ms)
+        for observation, one in zip(observations, described, strict=True)
+    ]
     return Support(
-        total_ms=np.stack([one.total_ms for one in described]),
-        class_ms=np.stack([one.class_ms for one in described]),
+        total_ms=np.stack([total_ms for total_ms, _ in prices]),
+        class_ms=np.stack([class_ms for _, class_ms in prices]),
         latency_ms=np.array([observation.median_ms for observation in observations]),
     )
 

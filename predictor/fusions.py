@@ -10,6 +10,7 @@ holds no weights: where a pattern needs a certain number, any single constant nu
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from predictor.curves import clipped, erf_gelu, gated, mish, swish, tanh_gelu
 from predictor.graph import Operator
@@ -138,21 +139,21 @@ def _normal_operator(wiring: Wiring, place: int) -> Fused | None:
 
 
 def _with_skip(wiring: Wiring, normal: Fused) -> Fused:
-    """With the residual sum that is read by nothing else, and the bias in that sum."""
+    """With the sum before it that is read by nothing else, of a residual or of a table of positions. Runtimes
+    have a kernel of its own for that, which may be many times slower than the plain one.
+    """
     name = normal.anchor.inputs[0]
     total = wiring.maker(name, "Add")
-    if total is None or len(wiring.tensors[name].shape) != _SKIPPED_RANK:
+    shape = wiring.tensors[name].shape
+    if total is None or len(shape) != _SKIPPED_RANK:
         return normal
-    inputs = wiring.operators[total].inputs
-    if any(
-        wiring.is_constant(each) or wiring.tensors[each].shape != wiring.tensors[name].shape
-        for each in inputs
-    ):
+    if any(wiring.tensors[each].shape != shape for each in wiring.operators[total].inputs):
         return normal
     members = frozenset((*normal.members, total))
     if not wiring.is_closed(members):
         return normal
-    return Fused(normal.anchor, tuple(sorted(members)), normal.spared)
+    anchor = replace(normal.anchor, kind="SkipLayerNormalization", domain="com.microsoft")
+    return Fused(anchor, tuple(sorted(members)), normal.spared)
 
 
 def _product(wiring: Wiring, place: int) -> Fused | None:

@@ -27,12 +27,14 @@ from predictor.kernel_costs.features import FEATURE_COUNT, FEATURE_VERSION
 from predictor.kernel_costs.network import LAYERS, CostNetwork, from_arrays, to_arrays
 from predictor.kernel_costs.pricing import Pricer
 from predictor.kernel_costs.ranges import SIZED, SeenKernels
+from predictor.known_references import KnownReferences
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 MAX_META_BYTES = 5 << 20
 _KEY = "laptime-meta"
 _MOST_WEIGHT = 1e6  # beyond, single precision may overflow
 _MOST_WIDENING = 100.0
+_MOST_LOG_RATIO = 10.0  # of measured to said: beyond, nothing was measured
 _SHIPPED = ("predictor.checkpoints", "meta.safetensors")
 
 
@@ -53,6 +55,7 @@ class MetaFacts(Value):
     sources: tuple[Source, ...] = Field(min_length=1)
     members: int = Field(ge=1)
     seen_names: tuple[str, ...]
+    references: tuple[str, ...] = ()  # digests of the models that the sources were asked to run
     widening: float = Field(gt=0, le=_MOST_WIDENING)  # standard deviations on each side of 90 %
     dataset_sha256: str
     command: str
@@ -67,6 +70,7 @@ class MetaCheckpoint:
     facts: MetaFacts
     network: CostNetwork
     seen: SeenKernels
+    references: KnownReferences
 
     @cached_property
     def pricer(self) -> Pricer:
@@ -81,7 +85,12 @@ class MetaCheckpoint:
     def to_bytes(self) -> bytes:
         """A safetensors file; the same bytes for the same checkpoint."""
         bounds = np.stack([self.seen.bounds[name] for name in self.facts.seen_names]).astype(np.float32)
-        arrays: dict[str, NDArray[np.generic]] = {**to_arrays(self.network), "seen": bounds}
+        ratios = [self.references.log_ratios[digest] for digest in self.facts.references]
+        arrays: dict[str, NDArray[np.generic]] = {
+            **to_arrays(self.network),
+            "seen": bounds,
+            "references": np.reshape(ratios, (len(ratios), len(self.facts.sources))).astype(np.float32),
+        }
         return save(
             {name: np.ascontiguousarray(array) for name, array in arrays.items()},
             {_KEY: header_text(self.facts)},
@@ -105,11 +114,14 @@ class MetaCheckpoint:
             arrays = load(data)
             network = from_arrays(arrays, members=facts.members, layers=LAYERS)
             seen = arrays["seen"].astype(np.float64)
+            ratios = arrays["references"].astype(np.float32)
         except (SafetensorError, ValidationError, KeyError, ValueError) as error:
             raise CheckpointRejected(f"the meta-learned checkpoint is damaged: {error}") from error
         _check(facts, network, seen)
+        _check_references(facts, ratios)
         bounds = dict(zip(facts.seen_names, seen, strict=True))
-        return cls(facts, network, SeenKernels(bounds))
+        references = KnownReferences(dict(zip(facts.references, ratios, strict=True)))
+        return cls(facts, network, SeenKernels(bounds), references)
 
 
 @lru_cache(maxsize=1)
@@ -134,4 +146,15 @@ def _check(facts: MetaFacts, network: CostNetwork, seen: NDArray[np.float64]) ->
     if seen.shape != (len(facts.seen_names), 2, len(SIZED)) or not np.isfinite(seen).all():
         raise CheckpointRejected(
             f"the meta-learned checkpoint is damaged: its sizes have shape {seen.shape} and must be finite"
+        )
+
+
+def _check_references(facts: MetaFacts, ratios: NDArray[np.float32]) -> None:
+    """NaN: a source did not run the model; each model was run by one at least."""
+    expected = (len(facts.references), len(facts.sources))
+    is_known = ratios.shape == expected and not np.isnan(ratios).all(axis=1).any()
+    if not is_known or np.any(np.abs(ratios) > _MOST_LOG_RATIO):
+        raise CheckpointRejected(
+            f"the meta-learned checkpoint is damaged: its ratios of references have shape {ratios.shape}, "
+            f"expected {expected}, a number in each row at least and all within {_MOST_LOG_RATIO:g}"
         )

@@ -27,6 +27,7 @@ from predictor.kernel_costs.pricing import NOMINAL_VIEW, Encoded, Pricer
 from predictor.kernel_costs.ranges import SeenKernels
 from predictor.kernel_costs.table import View
 from predictor.kernel_costs.training import Examples, TrainingConfig, train
+from predictor.known_references import KnownReferences
 from predictor.meta_checkpoint import MetaCheckpoint, MetaFacts, Source
 from predictor.resemblance import expectations
 from predictor.roofline import Machine, machine_of
@@ -97,6 +98,8 @@ def train_meta(
     network = trainer(examples_of(learned), config.training, report)
     tables = [table for model in data.models for table in model.encoded.tables.values()]
     seen = SeenKernels.of(tables)
+    pricer = Pricer.of(network, [target.runtime for target in data.targets])
+    references = known_references(data, pricer)
     facts = MetaFacts(
         sources=tuple(
             Source(target_key=target.key, runtime=target.runtime, hardware=target.hardware)
@@ -104,13 +107,14 @@ def train_meta(
         ),
         members=config.training.members,
         seen_names=tuple(sorted(seen.bounds)),
+        references=tuple(sorted(references.log_ratios)),
         widening=widening,
         dataset_sha256=dataset_sha256,
         command=command,
         model_count=len(data.models),
         measurement_count=int(np.isfinite(data.latency_ms).sum()),
     )
-    return MetaCheckpoint(facts, network, seen)
+    return MetaCheckpoint(facts, network, seen, references)
 
 
 def family_folds(data: MeasuredModels, count: int, seed: int) -> list[tuple[str, ...]]:
@@ -171,21 +175,44 @@ def price_models(data: MeasuredModels, pricer: Pricer, target: TargetFacts) -> P
     return Prices(np.array([one.total_ms for one in priced]), np.array([one.class_ms for one in priced]))
 
 
+def known_references(data: MeasuredModels, pricer: Pricer) -> KnownReferences:
+    """What the targets took for the reference set, against what the network says."""
+    own = of_families(data, (REFERENCE_FAMILY,))
+    if not own.models:
+        return KnownReferences({})
+    prices = _PricedByMachine(own, pricer)
+    said = [prices.on(target).total_ms[:, column] for column, target in enumerate(own.targets)]
+    return KnownReferences.of([model.digest for model in own.models], own.latency_ms, np.stack(said, axis=1))
+
+
+class _PricedByMachine:
+    """The same models on the machines of several targets; each machine once."""
+
+    def __init__(self, data: MeasuredModels, pricer: Pricer) -> None:
+        self._data, self._pricer = data, pricer
+        self._known: dict[Machine, Prices] = {}
+
+    def on(self, target: TargetFacts) -> Prices:
+        """On the hardware and threads of a target."""
+        machine = machine_of(target.runtime, target.hardware)
+        if machine not in self._known:
+            self._known[machine] = price_models(self._data, self._pricer, target)
+        return self._known[machine]
+
+
 def _misses(data: MeasuredModels, pricer: Pricer, fold: Sequence[str]) -> Iterator[Floats]:
     """For each left-out target, with and without its siblings: errors in their own standard deviations."""
     families = np.array([model.family for model in data.models])
     engines = np.array([target.runtime.engine for target in data.targets])
-    by_machine: dict[Machine, Prices] = {}
+    references = known_references(data, pricer)
+    by_machine = _PricedByMachine(data, pricer)
     for column, target in enumerate(data.targets):
         measured = np.isfinite(data.latency_ms[:, column])
         support = np.flatnonzero(measured & (families == REFERENCE_FAMILY))
         query = np.flatnonzero(measured & np.isin(families, fold))
         if len(support) < FEWEST_REFERENCES or not len(query):
             continue
-        machine = machine_of(target.runtime, target.hardware)
-        if machine not in by_machine:
-            by_machine[machine] = price_models(data, pricer, target)
-        prices = by_machine[machine]
+        prices = by_machine.on(target)
         others = np.flatnonzero(np.arange(len(data.targets)) != column)
         strangers = np.flatnonzero(engines != target.runtime.engine)
         for learned in (others, strangers):
@@ -193,9 +220,16 @@ def _misses(data: MeasuredModels, pricer: Pricer, fold: Sequence[str]) -> Iterat
                 continue
             sources = [*learned, len(data.targets)]  # the nominal machine stands last
             latency_ms = data.latency_ms[:, column]
+            known = references.of_sources(learned)
+            corrected = [
+                known.corrected(
+                    data.models[row].digest, prices.total_ms[row, sources], prices.class_ms[row, sources]
+                )
+                for row in support
+            ]
             adapted = AdaptedGraphs.of(
-                prices.total_ms[np.ix_(support, sources)],
-                prices.class_ms[np.ix_(support, sources)],
+                np.stack([total_ms for total_ms, _ in corrected]),
+                np.stack([class_ms for _, class_ms in corrected]),
                 latency_ms[support],
                 expectations=expectations(target, [data.targets[source] for source in learned]),
             )

@@ -142,9 +142,7 @@ def _pairs(here: Hardware, there: Hardware, known: Sequence[Known | None]) -> li
     return [
         _Pair(one.runtime.engine, place, on_there[_habits(one.runtime)])
         for place, one in enumerate(known)
-        if one is not None
-        and _is_same_machine(one.hardware, here)
-        and _habits(one.runtime) in on_there
+        if one is not None and _is_same_machine(one.hardware, here) and _habits(one.runtime) in on_there
     ]
 
 

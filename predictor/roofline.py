@@ -2,15 +2,16 @@
 
 Its rates, and the classes of kernels that they hold for (after Williams, Waterman and Patterson, "Roofline",
 doi:10.1145/1498765.1498785); `predictor.kernel_costs.nominal` makes times of them. The figures are round
-numbers for a laptop core at 3 GHz, checked against single-operator models of our own on ONNX Runtime and
-fitted to no real model: how far a runtime is off them is learned (`predictor.kernel_costs`). The
-accelerator's figures are orders of magnitude, not checked yet.
+numbers, checked against single-operator models of our own on ONNX Runtime and fitted to no real model: how
+far a runtime is off them is learned (`predictor.kernel_costs`). The accelerator's figures are orders of
+magnitude, not checked yet.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from devices.target import Hardware, Runtime
 from predictor.kernels import Kernel
@@ -37,7 +38,6 @@ class KernelClass(StrEnum):
 
 
 GEMV_ROWS = 4  # up to here a product with a weight matrix is bound by reading it
-_FREQUENCY_HZ = 3e9
 _UNSHARED = 0.08  # of a kernel's work, which one thread does alone
 _HANDOVER_S = 4e-6  # from one thread to several and back, for each kernel
 CLASS_BY_FAMILY = {
@@ -84,6 +84,25 @@ class Machine:
     call_s: float  # from the caller to the first operator and back
 
 
+class _Processor(NamedTuple):
+    """A core of a processor and the caches that it sees, in round figures."""
+
+    frequency_hz: float
+    widest_lanes: float  # float32 numbers that its arithmetic really takes at once
+    cache_bytes: float
+    cache_bytes_per_s: float
+    shared_cache_bytes: float  # as much as a core has to itself where others run too
+    shared_cache_bytes_per_s: float
+    memory_bytes_per_s: float
+
+
+_LAPTOP = _Processor(3e9, 16, 2e6, 6e10, 3e7, 2.4e10, 1.2e10)
+# Processors that a campaign has met: caches and widths as their vendors say, rates as products with one row
+# show them, which do nothing but read their weights (single operators of the dataset; a probe of our own).
+_SAPPHIRE_RAPIDS = _Processor(3e9, 16, 2e6, 5e10, 5e7, 2.3e10, 1.3e10)
+_ZEN_4 = _Processor(3.7e9, 8, 1e6, 6e10, 1.6e7, 6e10, 1.8e10)
+
+
 def machine_of(runtime: Runtime, hardware: Hardware) -> Machine:
     """Nominal rates for a runtime on a device."""
     if runtime.provider != "cpu":
@@ -106,19 +125,20 @@ def machine_of(runtime: Runtime, hardware: Hardware) -> Machine:
     lanes, int8_speedup = _vectors(set(hardware.isa_flags))
     threads = max(min(runtime.threads, hardware.logical_cores), 1)
     scale = 1.0 / (_UNSHARED + (1.0 - _UNSHARED) / threads)  # Amdahl's law
-    per_cycle = 2.0 * lanes  # two fused multiply-add pipes
+    core = _processor(hardware)
+    per_cycle = 2.0 * min(lanes, core.widest_lanes)  # two fused multiply-add pipes
     return Machine(
-        macs_per_s=per_cycle * _FREQUENCY_HZ * scale,
+        macs_per_s=per_cycle * core.frequency_hz * scale,
         int8_speedup=int8_speedup,
         has_short_floats=False,
         lanes=lanes,
-        work_per_s=0.5 * lanes * _FREQUENCY_HZ * scale,
-        cycles_per_s=_FREQUENCY_HZ * scale,
-        cache_bytes=2e6 * scale,
-        cache_bytes_per_s=6e10 * scale,
-        shared_cache_bytes=3e7,
-        shared_cache_bytes_per_s=2.4e10 * min(scale, 4.0),
-        memory_bytes_per_s=1.2e10 * min(scale, 4.0),
+        work_per_s=0.5 * lanes * core.frequency_hz * scale,
+        cycles_per_s=core.frequency_hz * scale,
+        cache_bytes=core.cache_bytes * scale,
+        cache_bytes_per_s=core.cache_bytes_per_s * scale,
+        shared_cache_bytes=core.shared_cache_bytes,
+        shared_cache_bytes_per_s=core.shared_cache_bytes_per_s * min(scale, 4.0),
+        memory_bytes_per_s=core.memory_bytes_per_s * min(scale, 4.0),
         launch_s=1e-6 if threads == 1 else 1e-6 + _HANDOVER_S,
         view_s=0.4e-6,
         call_s=5e-6,
@@ -137,6 +157,15 @@ def class_of(kernel: Kernel) -> KernelClass:
         return KernelClass.DEPTHWISE if kernel.is_depthwise else KernelClass.CONV
     is_bound_by_weights = kernel.rows <= GEMV_ROWS and kernel.weight_bytes > 0
     return KernelClass.GEMV if is_bound_by_weights else KernelClass.GEMM
+
+
+def _processor(hardware: Hardware) -> _Processor:
+    flags = set(hardware.isa_flags)
+    if "amx_int8" in flags:
+        return _SAPPHIRE_RAPIDS
+    if "AMD" in hardware.cpu_model and "avx512f" in flags and "avx_vnni" not in flags:
+        return _ZEN_4
+    return _LAPTOP
 
 
 def _vectors(flags: set[str]) -> tuple[int, float]:

@@ -182,7 +182,9 @@ class Rows:
             _product(attributes["strides"]) if "strides" in attributes else 1.0,
             len(members),
             *geometry_of(kernel, self._connections.tensors, self._connections.elements),
-            0.0, 0.0, 0.0,  # layouts and the graph's weights, known when all kernels are
+            0.0,
+            0.0,
+            0.0,  # layouts and the graph's weights, known when all kernels are
         )
 
 
@@ -209,7 +211,8 @@ def _traits(
         flags=(
             is_depthwise,
             has_replaceable_weights,
-            *within,
+            within[0] or kind.startswith("Skip"),
+            *within[1:],
             kind == "ConvTranspose",
             kind == "ConvInteger",
         ),
@@ -252,4 +255,6 @@ def _product(sizes: AttributeValue) -> float:
 def _within(kernel: Kernel) -> tuple[bool, bool, bool]:
     """Whether the operators beside the anchor add a tensor, take a curve or quantise."""
     kinds = {op.kind for op in kernel.members if op is not kernel.anchor}
-    return "Add" in kinds or "Sum" in kinds, not _CURVES.isdisjoint(kinds), "QuantizeLinear" in kinds
+    adds = "Add" in kinds or "Sum" in kinds
+    is_formula = kernel.family is Family.NORMALISE  # which has sums of its own
+    return adds and not is_formula, not _CURVES.isdisjoint(kinds), "QuantizeLinear" in kinds

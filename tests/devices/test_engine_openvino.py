@@ -41,6 +41,19 @@ def test_native_precision_is_float32_even_where_the_processor_has_bfloat16() -> 
     np.testing.assert_allclose(next(iter(session.run({"x": x}).values())), expected, rtol=1e-5)
 
 
+def test_what_the_first_run_took_is_in_no_layer() -> None:
+    """It prepares weights and code, a hundred times what the layer takes afterwards."""
+    engine = OpenVinoEngine()
+    tensors = {"x": np.ones((1, 8), np.float32)}
+    few, many = (engine.profile_layers(onnx_models.two_layers(), CPU, tensors, runs) for runs in (5, 200))
+    assert few is not None
+    assert many is not None
+    assert sum(layer.median_ns for layer in few.layers) <= 3 * max(
+        sum(layer.median_ns for layer in many.layers), 5_000
+    )
+    assert 0 <= few.coverage <= 1.5
+
+
 def test_a_precision_that_it_cannot_convert_to_is_unavailable() -> None:
     with pytest.raises(EngineUnavailable, match="native, fp16, bf16"):
         OpenVinoEngine().load(onnx_models.two_layers(), CPU.model_copy(update={"precision": "int4"}), {})

@@ -23,6 +23,7 @@ from predictor.kernel_costs.features import FEATURE_COUNT
 from predictor.kernel_costs.network import CostNetwork, Member
 from predictor.kernel_costs.ranges import SeenKernels
 from predictor.kernel_costs.table import View, table_of
+from predictor.known_references import KnownReferences
 from predictor.meta_checkpoint import MetaCheckpoint, MetaFacts, Source
 from predictor.reading.reader import read_graph
 from predictor.reference_set import reference_models
@@ -90,7 +91,7 @@ def synthetic_meta(seed: int = 0) -> MetaCheckpoint:
         model_count=len(reference_graphs()),
         measurement_count=len(SOURCES) * len(reference_graphs()),
     )
-    return MetaCheckpoint(described, synthetic_network(seed), seen)
+    return MetaCheckpoint(described, synthetic_network(seed), seen, KnownReferences({}))
 
 
 @lru_cache(maxsize=1)

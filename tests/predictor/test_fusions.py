@@ -16,6 +16,7 @@ from onnx import NodeProto
 from onnx.helper import make_node as node
 
 from predictor.graph import ModelGraph
+from predictor.kernel_costs.table import Flag, View, table_of
 from predictor.kernels import Kernel, kernels_of
 from predictor.kinds import Family
 from predictor.reading.reader import read_graph
@@ -29,7 +30,8 @@ NUMBERS = {
 }  # fmt: skip
 STORED = {
     **{name: np.asarray(value, np.float32) for name, value in NUMBERS.items()},
-    "g": noise(16), "b": noise(16), "w": noise(16, 16), "mask": noise(1, 8, 16), "k": noise(16, 16, 1, 1),
+    "g": noise(16), "b": noise(16), "w": noise(16, 16), "mask": noise(1, 8, 16), "table": noise(2, 8, 16),
+    "k": noise(16, 16, 1, 1),
 }  # fmt: skip
 VIEWS = {"Reshape", "ReorderInput", "ReorderOutput"}
 
@@ -182,6 +184,16 @@ def test_a_residual_sum_joins_the_normalisation_of_rows() -> None:
     assert len(kernels(nodes, {"x": SHAPE, "z": SHAPE}, outputs="y s")) == 2
 
 
+@pytest.mark.parametrize(("other", "is_joined"), [("table", True), ("mask", False), ("b", False)])
+def test_a_table_of_positions_joins_the_normalisation_as_a_residual_does(other: str, is_joined: bool) -> None:
+    """Where it is as large as what it is added to."""
+    _, graph = graph_of([node("Add", ["x", other], ["s"]), *layer_norm("s", "y")], {"x": SHAPE})
+    assert (len(kernels_of(graph, fuses_chains=False)) == 1) is is_joined
+    table = table_of(graph, View.FUSED)
+    normalisation = table.names.index("LayerNormalization")
+    assert table.flags[normalisation, Flag.ADDS_TENSOR] == is_joined  # its own formula has sums too
+
+
 def dynamic(reads_twice: bool = False) -> list[NodeProto]:
     names = ("y", "z") if reads_twice else ("y",)
     nodes = [node("DynamicQuantizeLinear", ["x"], ["q", "s", "o"])]
@@ -222,6 +234,8 @@ LIKE_ONNX_RUNTIME: dict[str, tuple[list[NodeProto], Mapping[str, Sequence[int]]]
         [*layer_norm("x", "y")[:-2], node("Neg", ["normal"], ["y"])], {"x": SHAPE},
     ),
     "residual and layer norm": ([node("Add", ["x", "z"], ["s"]), *layer_norm("s", "y")], PAIR),
+    "positions and layer norm": ([node("Add", ["x", "table"], ["s"]), *layer_norm("s", "y")], {"x": SHAPE}),
+    "vector and layer norm": ([node("Add", ["x", "b"], ["s"]), *layer_norm("s", "y")], {"x": SHAPE}),
     "residual of images": (
         [node("Add", ["x", "z"], ["s"]), *layer_norm("s", "y")], {"x": (2, 2, 8, 16), "z": (2, 2, 8, 16)},
     ),

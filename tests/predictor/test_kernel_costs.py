@@ -293,6 +293,21 @@ def test_several_threads_share_the_work_and_cost_a_handover_per_kernel() -> None
     assert four.launch_s > 3 * one.launch_s
 
 
+def test_a_processor_that_a_campaign_has_met_has_its_own_rates() -> None:
+    """Zen 4 takes vectors of 512 bits in two halves, and reads its shared cache faster."""
+    flags = ("avx2", "avx512f", "avx512_vnni")
+    rapids = HARDWARE.model_copy(update={"isa_flags": (*flags, "avx_vnni", "amx_int8")})
+    zen = HARDWARE.model_copy(update={"cpu_model": "AMD EPYC 9R14", "isa_flags": flags})
+    unknown = HARDWARE.model_copy(update={"isa_flags": flags})
+    known, other, laptop = (machine_of(RUNTIME, one) for one in (rapids, zen, unknown))
+    assert known.lanes == other.lanes == laptop.lanes == 16
+    assert other.macs_per_s < 0.7 * known.macs_per_s
+    assert other.shared_cache_bytes_per_s > 2 * known.shared_cache_bytes_per_s
+    assert known.shared_cache_bytes > 2 * other.shared_cache_bytes
+    assert laptop.macs_per_s == known.macs_per_s
+    assert laptop.cache_bytes_per_s != known.cache_bytes_per_s
+
+
 def test_a_description_names_what_a_graph_spends_its_time_in() -> None:
     meta = synthetic_meta()
     families = {}
