@@ -22,7 +22,7 @@ from predictor.few_shot.target import AdaptedGraphs, GraphEstimates
 from predictor.graph import ModelGraph
 from predictor.kernel_costs.table import View, kernels_in, name_of, view_of
 from predictor.meta_checkpoint import MetaCheckpoint, shipped
-from predictor.resemblance import expectations
+from predictor.resemblance import expectations, knows_short_floats
 
 Floats = NDArray[np.float64]
 
@@ -30,7 +30,8 @@ _STRANGE_SD = 0.7  # of the log of what kernels take that no measurement came ne
 _UNSEEN_SIZE_SD = 0.1  # per factor e outside of the measured latencies
 _REPORTED_SHARE = 0.1  # of the time: below, a strange kernel is not worth a word
 _REPORTED_FACTOR = 5.0  # outside of the measured latencies
-_REPORTED_SD = 0.45  # of the log latency
+_REPORTED_HALF = 1.0  # of the 90 % interval of the log latency, on each side
+_SHORT = "(float16)"  # as kernels are named
 _COVERAGE = 0.9  # that the widening was calibrated at
 
 
@@ -85,6 +86,7 @@ class Predictor:
             )
             for other, support in zip(pooled, checkpoint.pooled, strict=True)
         ]
+        self._is_new_to_short_floats = not knows_short_floats(self._target, (*sources, *pooled))
         own = checkpoint.support
         total_ms, class_ms = self._with_pooled(own.total_ms, own.class_ms)
         self._adapted = AdaptedGraphs.of(
@@ -181,11 +183,17 @@ class Predictor:
 
     def _deviations(self, estimates: GraphEstimates, described: Sequence[Described]) -> Floats:
         """Half the width of the 90 % interval of the log-latency (N,)."""
-        strange = np.asarray([sum(one.strange.values()) for one in described])
+        strange = np.asarray([sum(one.strange.values()) + self._short_share(one) for one in described])
         beyond = self._beyond(estimates.median_ms)
         extra = (_STRANGE_SD * np.minimum(strange, 1.0)) ** 2 + (_UNSEEN_SIZE_SD * beyond) ** 2
         widened: Floats = self._meta.facts.widening * np.sqrt(estimates.deviation**2 + extra)
         return widened
+
+    def _short_share(self, described: Described) -> float:
+        """Share of the time in products of float16, where nobody knows what they take here."""
+        if not self._is_new_to_short_floats:
+            return 0.0
+        return sum(share for name, share in described.shares.items() if name.endswith(_SHORT))
 
     def _beyond(self, median_ms: Floats) -> Floats:
         """How far outside of the measured latencies, in logarithms; 0 inside."""
@@ -216,10 +224,17 @@ class Predictor:
             for what, share in sorted(described.strange.items(), key=lambda item: (-item[1], item[0]))
             if share >= _REPORTED_SHARE
         ]
+        short_share = self._short_share(described)
+        if short_share >= _REPORTED_SHARE:
+            reasons.append(
+                f"float16 was never measured with {self._target.runtime.engine} on a processor like this one "
+                f"({short_share:.0%} of the estimated time)"
+            )
         if beyond > np.log(_REPORTED_FACTOR):
             measured = f"{provenance.shortest_ms:.3g} to {provenance.longest_ms:.3g} ms"
             reasons.append(f"{median_ms:.3g} ms is outside of what was measured here ({measured})")
-        if deviation > _REPORTED_SD:
-            factor = f"uncertain by a factor {np.exp(deviation):.2f}"
+        half = self._meta.facts.widening * deviation
+        if half > _REPORTED_HALF:
+            factor = f"uncertain by a factor {np.exp(half):.1f}"
             reasons.append(f"no measured model spends its time like this one ({factor})")
         return tuple(reasons)

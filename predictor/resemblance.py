@@ -24,6 +24,7 @@ from predictor.few_shot.whole_graphs import ALIKE, FOREIGN, UNLIKE, Expectation
 from predictor.kernel_costs.table import view_of
 
 UNKNOWN_PROCESSOR = "unknown"
+_SHORT_FLOAT_FLAGS = frozenset(("avx512_fp16", "fphp", "asimdhp"))
 
 
 class Known(Protocol):
@@ -86,6 +87,26 @@ def source_weights(
     weights = [witness.weight for witness in _witnesses(target, sources, pooled)]
     together: NDArray[np.float64] = np.asarray(weights) / sum(weights)
     return together
+
+
+def knows_short_floats(target: Known, sources: Sequence[Known]) -> bool:
+    """Whether the target's engine was measured on a processor that is like the target's in float16. With
+    instructions for it, float16 is as fast as float32; without, a library may take ten times as long.
+    """
+    runtime = target.runtime
+    alike = [
+        source
+        for source in sources
+        if (source.runtime.engine, source.runtime.provider) == (runtime.engine, runtime.provider)
+    ]
+    if runtime.provider != "cpu":
+        return bool(alike)
+    own = _has_short_floats(target.hardware)
+    return any(_has_short_floats(source.hardware) is own for source in alike)
+
+
+def _has_short_floats(hardware: Hardware) -> bool:
+    return not _SHORT_FLOAT_FLAGS.isdisjoint(hardware.isa_flags)
 
 
 def _witnesses(target: Known, sources: Sequence[Known], pooled: Sequence[Known]) -> list[_Witness]:

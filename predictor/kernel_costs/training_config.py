@@ -13,7 +13,7 @@ class TrainingConfig:
 
     hidden: int = 128
     members: int = 3
-    steps: int = 1500
+    steps: int = 3000
     batch: int = 64  # graphs a step
     learning_rate: float = 3e-3
     decay: float = 0.3

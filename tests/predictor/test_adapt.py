@@ -149,6 +149,20 @@ def test_what_was_never_measured_is_named_and_widens_the_interval() -> None:
     assert other.upper_ms / other.lower_ms > 1.3 * usual.upper_ms / usual.lower_ms
 
 
+def test_float16_on_a_processor_unlike_all_that_were_measured_is_said_and_widens_the_interval() -> None:
+    short = facts().hardware.model_copy(update={"isa_flags": ("avx2", "avx512_fp16")})
+    usual = adapted(made_up())
+    elsewhere = facts().model_copy(update={"hardware": short})
+    other = Predictor(adapt(elsewhere, made_up(), meta=META), META)
+    known = dataclasses.replace(reference_described()[0], shares={"Conv (float16)": 0.5, "Relu": 0.5})
+    (before,), (said,) = usual.predict_described([known]), other.predict_described([known])
+    assert not before.extrapolates
+    (reason,) = said.reasons
+    assert reason.startswith("float16 was never measured with onnxruntime on a processor like this one (50%")
+    assert said.median_ms == pytest.approx(before.median_ms)
+    assert said.upper_ms / said.lower_ms > 1.3 * before.upper_ms / before.lower_ms
+
+
 def test_sizes_and_classes_outside_of_the_measurements_are_said() -> None:
     predictor = adapted(made_up())
     known = reference_described()[0]

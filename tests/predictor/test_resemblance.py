@@ -12,7 +12,7 @@ from predictor.adapt import TargetFacts, adapt
 from predictor.few_shot.target import AdaptedGraphs
 from predictor.kernel_costs.table import CLASSES
 from predictor.predict import Predictor
-from predictor.resemblance import UNKNOWN_PROCESSOR, expectations, source_weights
+from predictor.resemblance import UNKNOWN_PROCESSOR, expectations, knows_short_floats, source_weights
 from tests.predictor.synthetic_target import (
     HARDWARE,
     KNOWN,
@@ -53,6 +53,17 @@ def test_of_an_engine_that_nobody_knows_every_source_says_as_much() -> None:
 def test_a_pooled_target_of_the_engine_is_a_witness_too() -> None:
     *_, strange, same = source_weights(known(RUNTIME), KNOWN, [known(STRANGER), known(PHONE)])
     assert same == pytest.approx(1000 * strange)
+
+
+def test_float16_is_known_where_a_processor_like_it_was_measured_with_the_engine() -> None:
+    short = HARDWARE.model_copy(update={"isa_flags": (*HARDWARE.isa_flags, "avx512_fp16")})
+    gpu = RUNTIME.model_copy(update={"provider": "cuda"})
+    assert knows_short_floats(known(RUNTIME), KNOWN)
+    assert not knows_short_floats(known(RUNTIME, short), KNOWN)
+    assert knows_short_floats(known(RUNTIME, short), [*KNOWN, known(PHONE, short)])
+    assert not knows_short_floats(known(STRANGER), KNOWN)
+    assert not knows_short_floats(known(gpu), KNOWN)
+    assert knows_short_floats(known(gpu), [*KNOWN, known(gpu, short)])
 
 
 def test_any_source_of_the_engine_may_be_the_best_witness() -> None:
