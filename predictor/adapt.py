@@ -126,13 +126,14 @@ def pool_of(pool: Sequence[Observation], target: TargetFacts, meta: MetaCheckpoi
 def _support(
     observations: Sequence[Observation], described: Sequence[Described], meta: MetaCheckpoint
 ) -> Support:
-    prices = [
-        meta.references.corrected(observation.graph.digest, one.total_ms, one.class_ms)
-        for observation, one in zip(observations, described, strict=True)
-    ]
+    total_ms, class_ms = meta.references.all_corrected(
+        [observation.graph.digest for observation in observations],
+        np.stack([one.total_ms for one in described]),
+        np.stack([one.class_ms for one in described]),
+    )
     return Support(
-        total_ms=np.stack([total_ms for total_ms, _ in prices]),
-        class_ms=np.stack([class_ms for _, class_ms in prices]),
+        total_ms=total_ms,
+        class_ms=class_ms,
         latency_ms=np.array([observation.median_ms for observation in observations]),
     )
 

@@ -50,3 +50,10 @@ class KnownReferences:
         logs = np.where(np.isfinite(logs), logs, np.nanmean(logs))
         factors = np.exp(np.append(logs, 0.0))
         return total_ms * factors, class_ms * factors[:, None]
+
+    def all_corrected(
+        self, digests: Sequence[str], total_ms: Floats, class_ms: Floats
+    ) -> tuple[Floats, Floats]:
+        """The same of N graphs, (N, S + 1) and (N, S + 1, C); at least one."""
+        pairs = [self.corrected(*one) for one in zip(digests, total_ms, class_ms, strict=True)]
+        return np.stack([total for total, _ in pairs]), np.stack([by_class for _, by_class in pairs])

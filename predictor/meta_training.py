@@ -220,16 +220,14 @@ def _misses(data: MeasuredModels, pricer: Pricer, fold: Sequence[str]) -> Iterat
                 continue
             sources = [*learned, len(data.targets)]  # the nominal machine stands last
             latency_ms = data.latency_ms[:, column]
-            known = references.of_sources(learned)
-            corrected = [
-                known.corrected(
-                    data.models[row].digest, prices.total_ms[row, sources], prices.class_ms[row, sources]
-                )
-                for row in support
-            ]
+            total_ms, class_ms = references.of_sources(learned).all_corrected(
+                [data.models[row].digest for row in support],
+                prices.total_ms[np.ix_(support, sources)],
+                prices.class_ms[np.ix_(support, sources)],
+            )
             adapted = AdaptedGraphs.of(
-                np.stack([total_ms for total_ms, _ in corrected]),
-                np.stack([class_ms for _, class_ms in corrected]),
+                total_ms,
+                class_ms,
                 latency_ms[support],
                 expectations=expectations(target, [data.targets[source] for source in learned]),
             )
