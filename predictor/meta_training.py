@@ -30,7 +30,7 @@ from predictor.kernel_costs.training import Examples, TrainingConfig, train
 from predictor.known_references import KnownReferences
 from predictor.meta_checkpoint import MetaCheckpoint, MetaFacts, Source
 from predictor.resemblance import expectations
-from predictor.roofline import Machine, machine_of
+from predictor.roofline import Machine
 
 Floats = NDArray[np.float64]
 Report = Callable[[str], None]
@@ -168,10 +168,11 @@ def of_families(data: MeasuredModels, families: Sequence[str]) -> MeasuredModels
 
 def price_models(data: MeasuredModels, pricer: Pricer, target: TargetFacts) -> Prices:
     """All models on the hardware and threads of a target."""
-    priced = [
-        pricer.price(_in_views(model.encoded, pricer), target.runtime, target.hardware)
-        for model in data.models
-    ]
+    return _prices(data, pricer, pricer.machines(target.runtime, target.hardware))
+
+
+def _prices(data: MeasuredModels, pricer: Pricer, machines: Sequence[Machine]) -> Prices:
+    priced = [pricer.price_on(_in_views(model.encoded, pricer), machines) for model in data.models]
     return Prices(np.array([one.total_ms for one in priced]), np.array([one.class_ms for one in priced]))
 
 
@@ -190,14 +191,14 @@ class _PricedByMachine:
 
     def __init__(self, data: MeasuredModels, pricer: Pricer) -> None:
         self._data, self._pricer = data, pricer
-        self._known: dict[Machine, Prices] = {}
+        self._known: dict[tuple[Machine, ...], Prices] = {}
 
     def on(self, target: TargetFacts) -> Prices:
         """On the hardware and threads of a target."""
-        machine = machine_of(target.runtime, target.hardware)
-        if machine not in self._known:
-            self._known[machine] = price_models(self._data, self._pricer, target)
-        return self._known[machine]
+        machines = self._pricer.machines(target.runtime, target.hardware)
+        if machines not in self._known:
+            self._known[machines] = _prices(self._data, self._pricer, machines)
+        return self._known[machines]
 
 
 def _misses(data: MeasuredModels, pricer: Pricer, fold: Sequence[str]) -> Iterator[Floats]:

@@ -82,6 +82,7 @@ class Machine:
     launch_s: float
     view_s: float  # an operator that moves nothing still passes through the executor
     call_s: float  # from the caller to the first operator and back
+    regroup_cycles: float = 0.0  # of an element that a product's result is put back into axes by
 
 
 class _Processor(NamedTuple):
@@ -101,6 +102,11 @@ _LAPTOP = _Processor(3e9, 16, 2e6, 6e10, 3e7, 2.4e10, 1.2e10)
 # show them, which do nothing but read their weights (single operators of the dataset; a probe of our own).
 _SAPPHIRE_RAPIDS = _Processor(3e9, 16, 2e6, 5e10, 5e7, 2.3e10, 1.3e10)
 _ZEN_4 = _Processor(3.7e9, 8, 1e6, 6e10, 1.6e7, 6e10, 1.8e10)
+_ZEN_3 = _Processor(2.9e9, 8, 5e5, 6e10, 1.6e7, 4.5e10, 1.7e10)
+# Engines that gain little or nothing from vectors of 512 bits: MNN has no such code in the builds that it
+# ships, ncnn has some. Read off what the same networks take on two processors.
+_WIDEST_LANES_BY_ENGINE = {"mnn": 8, "ncnn": 12}
+_REGROUP_CYCLES_BY_ENGINE = {"ncnn": 250.0}  # `predictor.kernel_costs.regrouping`
 
 
 def machine_of(runtime: Runtime, hardware: Hardware) -> Machine:
@@ -126,7 +132,8 @@ def machine_of(runtime: Runtime, hardware: Hardware) -> Machine:
     threads = max(min(runtime.threads, hardware.logical_cores), 1)
     scale = 1.0 / (_UNSHARED + (1.0 - _UNSHARED) / threads)  # Amdahl's law
     core = _processor(hardware)
-    per_cycle = 2.0 * min(lanes, core.widest_lanes)  # two fused multiply-add pipes
+    # two fused multiply-add pipes
+    per_cycle = 2.0 * min(lanes, core.widest_lanes, _WIDEST_LANES_BY_ENGINE.get(runtime.engine, lanes))
     return Machine(
         macs_per_s=per_cycle * core.frequency_hz * scale,
         int8_speedup=int8_speedup,
@@ -142,6 +149,7 @@ def machine_of(runtime: Runtime, hardware: Hardware) -> Machine:
         launch_s=1e-6 if threads == 1 else 1e-6 + _HANDOVER_S,
         view_s=0.4e-6,
         call_s=5e-6,
+        regroup_cycles=_REGROUP_CYCLES_BY_ENGINE.get(runtime.engine, 0.0),
     )
 
 
@@ -165,6 +173,8 @@ def _processor(hardware: Hardware) -> _Processor:
         return _SAPPHIRE_RAPIDS
     if "AMD" in hardware.cpu_model and "avx512f" in flags and "avx_vnni" not in flags:
         return _ZEN_4
+    if "EPYC" in hardware.cpu_model and "avx2" in flags and "avx512f" not in flags:
+        return _ZEN_3
     return _LAPTOP
 
 

@@ -40,7 +40,7 @@ class RememberedNetworks:
 
 def _digest(examples: Examples, config: TrainingConfig) -> str:
     """Of everything that the training depends on."""
-    digest = hashlib.sha256(repr((TRAINING_VERSION, *astuple(config))).encode())
+    digest = hashlib.sha256(repr((TRAINING_VERSION, examples.engines, *astuple(config))).encode())
     for array in (examples.latency_ms, examples.weights):
         digest.update(array.tobytes())
     for view in examples.views:

@@ -108,7 +108,8 @@ def examples_of(data: MeasuredModels) -> Examples:
             rows.append((model.encoded.features[view], nominal, timed))
         parts.append(view_examples(rows, columns))
     weights = np.array([SWEEP_WEIGHT if model.is_sweep else 1.0 for model in data.models])
-    return Examples(tuple(parts), data.latency_ms, weights)
+    engines = tuple(target.runtime.engine for target in data.targets)
+    return Examples(tuple(parts), data.latency_ms, weights, engines)
 
 
 def _latencies(rows: Sequence[Row], keys: Sequence[str]) -> Floats:

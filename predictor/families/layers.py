@@ -57,14 +57,15 @@ class Net(Draft):
         return self.act(self.batch_norm(y) if is_normed else y, act)
 
     def deconv(self, x: str, filters: int, kernel: int = 2, *, stride: int = 2, act: str = "") -> str:
-        """A transposed convolution that enlarges by its stride."""
-        batch, channels, height, width = self.shape(x)
-        pad = (kernel - stride) // 2
-        weight = self.weight(x, channels, filters, kernel, kernel, fan_in=channels * (kernel // stride) ** 2)
+        """A transposed convolution over one or two axes that enlarges by its stride."""
+        batch, channels, *sizes = self.shape(x)
+        rank, pad = len(sizes), (kernel - stride) // 2
+        fan_in = channels * (kernel // stride) ** rank
+        weight = self.weight(x, channels, filters, *[kernel] * rank, fan_in=fan_in)
         y = self.op(
             "ConvTranspose", x, weight, self.noise(filters, scale=0.1),
-            shape=(batch, filters, height * stride, width * stride), level=1.0, is_positive=False,
-            kernel_shape=[kernel] * 2, pads=[pad] * 4, strides=[stride] * 2,
+            shape=(batch, filters, *(size * stride for size in sizes)), level=1.0, is_positive=False,
+            kernel_shape=[kernel] * rank, pads=[pad] * 2 * rank, strides=[stride] * rank,
         )  # fmt: skip
         return self.act(y, act)
 

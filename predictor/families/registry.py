@@ -9,6 +9,7 @@ from predictor.families import (
     branching,
     convnets,
     decoders,
+    grid_medleys,
     image_medleys,
     images,
     mixing,
@@ -17,13 +18,18 @@ from predictor.families import (
     rare_medleys,
     row_medleys,
     sequences,
+    signal_medleys,
+    stack_medleys,
 )
 from predictor.families.family import Specimen
 
 # Raised whenever a specimen's bytes change: latencies measured under another version are of other models.
 FAMILY_VERSION = 1
 _THEMES = (convnets, branching, images, attention, decoders, sequences, mixing)
-_SWEEPS = (product_sweeps, moving_sweeps, image_medleys, row_medleys, rare_medleys)
+_SWEEPS = (
+    product_sweeps, moving_sweeps, image_medleys, row_medleys, rare_medleys, signal_medleys, grid_medleys,
+    stack_medleys,
+)  # fmt: skip
 
 __all__ = ["FAMILY_VERSION", "Specimen", "specimens"]
 

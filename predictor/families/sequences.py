@@ -29,6 +29,26 @@ def unrolled(net: Net, x: str, hidden: int, *, cell: str = "LSTM", is_both_ways:
     return net.op("Squeeze", y, shape=(length, batch, hidden), axes=[1])
 
 
+def carried(net: Net, x: str, hidden: int, *, cell: str, layer: int) -> str:
+    """A recurrent layer over (T, B, N) whose state (`layer` names it) is given and returned: (T, B,
+    hidden).
+    """
+    length, batch, size = net.shape(x)
+    state = [
+        net.input(f"{name}_{layer}", 1, batch, hidden) for name in (("h", "c") if cell == "LSTM" else ("h",))
+    ]
+    rows = _GATES[cell] * hidden
+    weight = net.weight(x, 1, rows, size, fan_in=size)
+    again = net.noise(1, rows, hidden, scale=1.0 / math.sqrt(hidden))
+    inputs = [x, weight, again, net.noise(1, 2 * rows, scale=0.1), "", *state]
+    y, *after = net.ops(cell, inputs, 1 + len(state), hidden_size=hidden)
+    if cell == "GRU":
+        net.steps[-1].attributes["linear_before_reset"] = 1
+    net.learn(y, (length, 1, batch, hidden), 0.4)
+    net.outputs += [net.learn(name, (1, batch, hidden), 0.4) for name in after]
+    return net.reshape(y, (length, batch, hidden), written=(length, batch, -1))
+
+
 def recurrent(net: Net, plan: Plan) -> None:
     """Layers over frames (batch first outside); `kind`: "lstm", "gru", "bilstm", "bigru"."""
     x = net.input("frames", plan.batch, plan.size, max(plan.width // 2 // 8 * 8, 8))
@@ -51,23 +71,8 @@ def step(net: Net, plan: Plan) -> None:
     """
     x = net.input("frame", plan.batch, plan.size, 64)
     x = net.transpose(net.linear(x, plan.width, act="Relu"), 1, 0, 2)
-    cell = plan.kind.upper()
-    length = net.shape(x)[0]
     for layer in range(plan.depth):
-        state = [
-            net.input(f"{name}_{layer}", 1, plan.batch, plan.width)
-            for name in (("h", "c") if cell == "LSTM" else ("h",))
-        ]
-        rows = _GATES[cell] * plan.width
-        weight = net.weight(x, 1, rows, plan.width, fan_in=plan.width)
-        again = net.noise(1, rows, plan.width, scale=1.0 / math.sqrt(plan.width))
-        inputs = [x, weight, again, net.noise(1, 2 * rows, scale=0.1), "", *state]
-        y, *after = net.ops(cell, inputs, 1 + len(state), hidden_size=plan.width)
-        if cell == "GRU":
-            net.steps[-1].attributes["linear_before_reset"] = 1
-        net.learn(y, (length, 1, plan.batch, plan.width), 0.4)
-        net.outputs += [net.learn(name, (1, plan.batch, plan.width), 0.4) for name in after]
-        x = net.reshape(y, (length, plan.batch, plan.width), written=(length, plan.batch, -1))
+        x = carried(net, x, plan.width, cell=plan.kind.upper(), layer=layer)
     net.outputs.insert(0, net.act(net.linear(x, 1), "Sigmoid"))
 
 
@@ -135,13 +140,7 @@ def waves(net: Net, plan: Plan) -> None:
         net.outputs.append(net.dense(net.pooled(x), 100))
         return
     for index in reversed(range(plan.depth)):
-        batch, channels, length = net.shape(x)
-        filters = net.shape(skips[index - 1])[1] if index else 1
-        weight = net.weight(x, channels, filters, 8, fan_in=2 * channels)
-        x = net.op(
-            "ConvTranspose", x, weight, net.noise(filters, scale=0.1), shape=(batch, filters, 4 * length),
-            level=1.0, is_positive=False, kernel_shape=[8], pads=[2, 2], strides=[4],
-        )  # fmt: skip
+        x = net.deconv(x, net.shape(skips[index - 1])[1] if index else 1, 8, stride=4)
         if index:
             x = net.act(net.add(x, skips[index - 1]), "LeakyRelu")
     net.outputs.append(net.act(x, "Tanh"))

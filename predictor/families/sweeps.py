@@ -35,7 +35,7 @@ class Choices(ABC):
         """One of the options; name one twice to have it twice as often."""
         return options[int(self.unit() * len(options))]
 
-    def channels(self, low: int, high: int) -> int:
+    def channels(self, low: float, high: float) -> int:
         """Three in four are multiples of 8, as networks have them; the others are what they are."""
         count = self.log(low, high)
         return max(count // 8 * 8, 8) if self.unit() < 0.75 and count >= 6 else count

@@ -53,7 +53,8 @@ def nominal_times(table: KernelTable, machine: Machine, *, has_generic_paths: bo
     is_idle = (table.classes == CLASSES.index(KernelClass.LAUNCH)) | is_call
     arithmetic = _arithmetic_s(table, machine, has_generic_paths)
     arithmetic += amounts[:, Amount.WORK] / machine.work_per_s
-    arithmetic += amounts[:, Amount.SCALAR_CYCLES] / machine.cycles_per_s
+    cycles = amounts[:, Amount.SCALAR_CYCLES] + machine.regroup_cycles * amounts[:, Amount.REGROUPED]
+    arithmetic += cycles / machine.cycles_per_s
     memory = _memory_s(table, machine)
     own = np.where(is_idle, 0.0, np.maximum(arithmetic, memory) + _conversion_s(table, machine))
     launch = np.where(is_idle, machine.view_s, machine.launch_s) * launches

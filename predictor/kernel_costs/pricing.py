@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from predictor.kernel_costs.features import stacked_features
 from predictor.kernel_costs.network import CostNetwork
 from predictor.kernel_costs.nominal import NominalTimes, nominal_times
 from predictor.kernel_costs.table import CLASSES, KernelTable, View, stacked_tables, under_each_other, view_of
-from predictor.roofline import KernelClass, machine_of
+from predictor.roofline import KernelClass, Machine, machine_of
 
 Floats = NDArray[np.float64]
 
@@ -51,44 +52,72 @@ class Pricer:
 
     network: CostNetwork
     views: tuple[View, ...]  # of each source
+    engines: tuple[str, ...]  # of each source
 
     @classmethod
     def of(cls, network: CostNetwork, runtimes: Sequence[Runtime]) -> Pricer:
         """`runtimes` in the order of the network's outputs."""
-        return cls(network, tuple(view_of(runtime) for runtime in runtimes))
+        views = tuple(view_of(runtime) for runtime in runtimes)
+        return cls(network, views, tuple(runtime.engine for runtime in runtimes))
 
     def encode(self, graph: ModelGraph) -> Encoded:
         """What of a graph does not depend on the machine."""
         return encode(graph, sorted({*self.views, NOMINAL_VIEW}))
 
+    def machines(self, runtime: Runtime, hardware: Hardware) -> tuple[Machine, ...]:
+        """For each source the nominal machine of its engine, with this many threads on this hardware, and the
+        runtime's own last.
+        """
+        return _machines(self.engines, runtime, hardware)
+
     def price(self, encoded: Encoded, runtime: Runtime, hardware: Hardware) -> Priced:
         """The sources' milliseconds, if they ran with this many threads on this hardware. The nominal
         machine's stand last: what no source resembles may still follow its classes of kernels.
         """
-        tables = tuple(encoded.tables.values())
-        whole = under_each_other(tables)
-        machine = machine_of(runtime, hardware)
-        times = nominal_times(whole, machine, has_generic_paths=False)
-        nominal = times.total
+        return self.price_on(encoded, self.machines(runtime, hardware))
+
+    def price_on(self, encoded: Encoded, machines: Sequence[Machine]) -> Priced:
+        """The same on the machines that `machines` gave."""
+        whole = under_each_other(tuple(encoded.tables.values()))
         rows = [encoded.features[view] for view in encoded.tables]
         factors = np.exp(self.network.log_factors(rows[0] if len(rows) == 1 else np.concatenate(rows)))
-        factors *= nominal[:, None]  # (K, S), all views under each other
-        by_kernel = _parts(whole, times)
         total = np.zeros(len(self.views) + 1)
         by_class = np.zeros((len(total), len(CLASSES)))
         kernels: dict[View, Floats] = {}
-        end = 0
-        for view, table in encoded.tables.items():
-            start, end = end, end + len(table)
-            columns = [index for index, own in enumerate(self.views) if own is view]
-            own = kernels[view] = factors[start:end, columns]  # (K, s)
-            total[columns] = own.sum(axis=0)
-            by_class[columns] = own.T @ by_kernel[start:end]
-            if view is NOMINAL_VIEW:
-                plain = nominal_times(table, machine)
-                total[-1], by_class[-1] = plain.total.sum(), plain.total @ _parts(table, plain)
-                kernels[view] = own if columns else plain.total[:, None]
+        for machine in dict.fromkeys(machines[:-1]):  # most often one
+            times = nominal_times(whole, machine, has_generic_paths=False)
+            own = [column for column, other in enumerate(machines[:-1]) if other == machine]
+            factors[:, own] *= times.total[:, None]  # (K, S), all views under each other
+            by_kernel = _parts(whole, times)
+            for view, start, end in _places(encoded):
+                columns = [column for column in own if self.views[column] is view]
+                by_class[columns] = factors[start:end, columns].T @ by_kernel[start:end]
+        for view, start, end in _places(encoded):
+            columns = [column for column, other in enumerate(self.views) if other is view]
+            kernels[view] = factors[start:end, columns]  # (K, s)
+            total[columns] = kernels[view].sum(axis=0)
+        table = encoded.tables[NOMINAL_VIEW]
+        plain = nominal_times(table, machines[-1])
+        total[-1], by_class[-1] = plain.total.sum(), plain.total @ _parts(table, plain)
+        if NOMINAL_VIEW not in self.views:
+            kernels[NOMINAL_VIEW] = plain.total[:, None]
         return Priced(kernels, total, by_class)
+
+
+@lru_cache(maxsize=1024)  # a target asks for every graph
+def _machines(engines: tuple[str, ...], runtime: Runtime, hardware: Hardware) -> tuple[Machine, ...]:
+    by_engine = {
+        engine: machine_of(runtime.model_copy(update={"engine": engine}), hardware) for engine in set(engines)
+    }
+    return (*(by_engine[engine] for engine in engines), machine_of(runtime, hardware))
+
+
+def _places(encoded: Encoded) -> Iterator[tuple[View, int, int]]:
+    """Where each view's kernels begin and end, with all views under each other."""
+    end = 0
+    for view, table in encoded.tables.items():
+        start, end = end, end + len(table)
+        yield view, start, end
 
 
 def _parts(table: KernelTable, times: NominalTimes) -> Floats:

@@ -51,7 +51,8 @@ class Amount(IntEnum):
     IS_TRANSPOSED = 29
     ON_BLOCKS = 30  # as `predictor.kernel_costs.layout` says
     REARRANGED_BYTES = 31
-    GRAPH_WEIGHT_BYTES = 32  # of one launch of each kernel of the graph: what the caches are asked to hold
+    REGROUPED = 32  # elements, as `predictor.kernel_costs.regrouping` says
+    GRAPH_WEIGHT_BYTES = 33  # of one launch of each kernel of the graph: what the caches are asked to hold
 
 
 class Flag(IntEnum):
@@ -110,6 +111,7 @@ _PRECISION_INDEX = {
 }  # fmt: skip
 _OTHER_PRECISION = 5
 CALL_PLACE = 0
+_KNOWN_LATER = (0.0, 0.0, 0.0, 0.0)  # layouts, regrouping and the graph's weights: when all kernels are known
 _NOTHING_WITHIN = (False, False, False)
 
 
@@ -182,9 +184,7 @@ class Rows:
             _product(attributes["strides"]) if "strides" in attributes else 1.0,
             len(members),
             *geometry_of(kernel, self._connections.tensors, self._connections.elements),
-            0.0,
-            0.0,
-            0.0,  # layouts and the graph's weights, known when all kernels are
+            *_KNOWN_LATER,
         )
 
 

@@ -22,6 +22,7 @@ from predictor.graph import ModelGraph
 from predictor.kernel_costs.geometry import NOTHING
 from predictor.kernel_costs.layout import layouts_of
 from predictor.kernel_costs.neighbours import Homes, neighbours, reads_of
+from predictor.kernel_costs.regrouping import regrouped_of
 from predictor.kernel_costs.rows import (
     CALL_NAME,
     CALL_PLACE,
@@ -184,6 +185,9 @@ def _stacked(connections: Connections, ways: Sequence[Sequence[Kernel]]) -> Stac
     amounts = np.fromiter(rows.amounts, np.float64, len(rows.amounts)).reshape(-1, len(Amount))[taken]
     _write_graph_weights(amounts, ends)
     _write_layouts(amounts, connections, ways)
+    amounts[:, Amount.REGROUPED] = [
+        elements for kernels in ways for elements in regrouped_of(kernels, connections.graph)
+    ]
     traits = [rows.traits[place] for place in rows.traits_of]
     kinds = np.array(rows.traits_of)[taken]
     indices = np.array([one.indices for one in rows.traits])[kinds]
@@ -280,4 +284,4 @@ def _call_amounts(connections: Connections) -> tuple[float, ...]:
     returned = sum([size_bytes[tensor.name] for tensor in graph.outputs])
     members = len(graph.inputs) + len(graph.outputs)
     sizes = (0.0, 0.0, 0.0, given, returned, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, members)
-    return (*sizes, *NOTHING, 0.0, 0.0, 0.0)
+    return (*sizes, *NOTHING, 0.0, 0.0, 0.0, 0.0)

@@ -1,8 +1,9 @@
 """Training the cost network on whole-model latencies: no kernel is timed on its own, but single-operator
 models are among the examples.
 
-The loss is the robust error of log-latency (Huber). An output is a part that all sources share plus its own;
-the own parts decay, so a source with few measurements is told by the others.
+The loss is the robust error of log-latency (Huber). An output is a part that all sources share, plus one that
+those of an engine share, plus its own. The two latter decay, the own ones more: a source with few
+measurements is told by the others, by those of its engine first.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from predictor.kernel_costs.muon import Muon
 from predictor.kernel_costs.network import MOST, CostNetwork, Member
 from predictor.kernel_costs.training_config import (
     TrainingConfig as TrainingConfig,  # training is where callers meet it
@@ -48,31 +50,39 @@ class ViewExamples:
 @dataclass(frozen=True, slots=True)
 class Examples:
     """G graphs on S sources. `latency_ms` (G, S), NaN where not measured; `weights` (G,), how much a graph
-    counts. Every graph has kernels in every view.
+    counts; `engines` of the sources. Every graph has kernels in every view.
     """
 
     views: tuple[ViewExamples, ...]
     latency_ms: Floats
     weights: Floats
+    engines: tuple[str, ...]
 
 
 class _Network(nn.Module):
-    def __init__(self, centre: Tensor, spread: Tensor, hidden: int, sources: int) -> None:
+    def __init__(self, centre: Tensor, spread: Tensor, hidden: int, engines: Sequence[str]) -> None:
         super().__init__()
-        inputs = len(centre)
+        names = sorted(set(engines))
         self.centre, self.spread = centre, spread
-        self.first = nn.Linear(inputs, hidden)
+        self.first = nn.Linear(len(centre), hidden)
         self.second = nn.Linear(hidden, hidden)
         self.shared = nn.Linear(hidden, 1)
-        self.own = nn.Linear(hidden, sources)
-        for last in (self.shared, self.own):
+        self.engine = nn.Linear(hidden, len(names))
+        self.own = nn.Linear(hidden, len(engines))
+        self.places = [names.index(engine) for engine in engines]
+        for last in (self.shared, self.engine, self.own):
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
+
+    def last(self) -> tuple[Tensor, Tensor]:
+        """Weights (S, hidden) and biases (S,) of the last layer."""
+        weight = self.shared.weight + self.engine.weight[self.places] + self.own.weight
+        return weight, self.shared.bias + self.engine.bias[self.places] + self.own.bias
 
     def forward(self, x: Tensor) -> Tensor:
         x = nn.functional.silu(self.first((x - self.centre) / self.spread))
         x = nn.functional.silu(self.second(x))
-        return MOST * torch.tanh((self.shared(x) + self.own(x)) / MOST)
+        return MOST * torch.tanh(nn.functional.linear(x, *self.last()) / MOST)
 
 
 def train(
@@ -93,30 +103,38 @@ def _train_one(
     rng = np.random.default_rng(seed)
     data = _Data.of(examples)
     centre, spread = _standard(examples.views)
-    network = _Network(centre, spread, config.hidden, examples.latency_ms.shape[1])
-    own = [network.own.weight, network.own.bias]
-    rest = [parameter for name, parameter in network.named_parameters() if not name.startswith("own")]
-    groups = [
-        {"params": rest, "weight_decay": config.decay},
-        {"params": own, "weight_decay": config.own_decay},
-    ]
-    optimiser = torch.optim.AdamW(groups, lr=config.learning_rate)
+    network = _Network(centre, spread, config.hidden, examples.engines)
+    hidden = [network.first.weight, network.second.weight]
+    adam = torch.optim.AdamW(_groups(network, config), lr=config.learning_rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, max_lr=config.learning_rate, total_steps=config.steps, pct_start=0.1
+        adam, max_lr=config.learning_rate, total_steps=config.steps, pct_start=0.1
     )
+    muon = Muon(hidden, decay=config.decay)
     running = 0.0
     for step in range(config.steps):
         chosen = rng.permutation(len(examples.latency_ms))[: config.batch]
-        optimiser.zero_grad()
+        network.zero_grad()
         loss = data.loss(network, chosen, config)
         loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
+        pace = float(schedule.get_last_lr()[0]) / config.learning_rate
+        muon.step(pace * config.hidden_learning_rate)
+        adam.step()
         schedule.step()
         running += float(loss.detach())
         if (step + 1) % _REPORTED == 0:
             report(f"member {seed}, step {step + 1}: mean error {running / _REPORTED:.4f}")
             running = 0.0
     return network
+
+
+def _groups(network: _Network, config: TrainingConfig) -> list[dict[str, object]]:
+    """What Muon does not take, with how much it decays."""
+    rest = [network.first.bias, network.second.bias, *network.shared.parameters()]
+    return [
+        {"params": rest, "weight_decay": config.decay},
+        {"params": list(network.engine.parameters()), "weight_decay": config.engine_decay},
+        {"params": list(network.own.parameters()), "weight_decay": config.own_decay},
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,12 +226,11 @@ def _standard(views: Sequence[ViewExamples]) -> tuple[Tensor, Tensor]:
 
 def _exported(network: _Network) -> Member:
     """Weights as inference takes them, the standardisation of features within the first layer."""
-    shared, own = network.shared, network.own
     first = network.first.weight / network.spread
     layers = [
         (first, network.first.bias - first @ network.centre),
         (network.second.weight, network.second.bias),
-        (shared.weight + own.weight, shared.bias + own.bias),
+        network.last(),
     ]
     return Member(
         weights=tuple(weight.detach().numpy().T.copy() for weight, _ in layers),

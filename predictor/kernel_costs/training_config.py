@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-TRAINING_VERSION = 2  # raise it when the same examples train another network
+TRAINING_VERSION = 3  # raise it when the same examples train another network
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,10 +13,12 @@ class TrainingConfig:
 
     hidden: int = 128
     members: int = 3
-    steps: int = 3000
+    steps: int = 2000
     batch: int = 64  # graphs a step
     learning_rate: float = 3e-3
+    hidden_learning_rate: float = 0.02  # of the hidden layers' matrices, by Muon
     decay: float = 0.3
+    engine_decay: float = 0.5
     own_decay: float = 1.0
     huber: float = 0.1  # of a log-latency: beyond, errors count linearly
     layers: float = 0.3  # what a graph's timed kernels together count, relative to the graph

@@ -14,6 +14,7 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
+from devices.hardware import read_device
 from devices.inputs import make_tensors
 from predictor import reference_set
 from predictor.families.registry import FAMILY_VERSION, Specimen, specimens
@@ -30,6 +31,10 @@ QUANTISED = {
     "w4": ("decode/w128-d4-s64-b1-silu1", "prefill/w128-d2-s32-b1-silu1"),
     "fp16": ("residual/w32-d1-s96-b1", "dense/w16-d4-s96-b1", "upscaler/w32-d2-s160-b1-shuffle2"),
 }  # fmt: skip
+# avx_vnni, avx512_vnni, or the instructions of ARM
+ADDS_BYTES_EXACTLY = any(
+    "vnni" in flag or flag.startswith("asimd") for flag in read_device("here").hardware.isa_flags
+)
 PAIRS = [(stem, precision) for precision, stems in QUANTISED.items() for stem in stems]
 LARGEST_ERROR = {"int8": 0.35, "int8-dynamic": 0.1, "w4": 0.3, "fp16": 0.02}
 PINNED = {
@@ -45,6 +50,12 @@ PINNED = {
     "medley-rows/m81-k48-n8-b4/fp32": "b5c63d6c1ec4",
     "medley-steps/m1-k96-n9-b1/fp32": "a68c89aceb78",
     "medley-streams/dense-m1-n2-w2728/fp32": "a7147bec2b2e",
+    "waves/w16-d3-s8000-b1-codec/fp32": "5b384edef624",
+    "step/w64-d1-s1-b1-lstm/fp32": "3d42355a80b0",
+    "medley-signals/c16-s834-n3-b2/fp32": "31947aea63f4",
+    "medley-grids/c16-s28-n2-b1/fp32": "fbf3935f297a",
+    "medley-dense-stacks/m1-k32-n6-t0/int8-dynamic": "3137abf3323b",
+    "medley-carried-stacks/t4-k536-n2-b4-lstm/fp32": "31b9b39f1111",
 }
 
 
@@ -119,6 +130,10 @@ def test_bytes_change_only_with_the_version() -> None:
 
 @pytest.mark.parametrize(("stem", "precision"), PAIRS)
 def test_lower_precision_stays_near_float(stem: str, precision: str) -> None:
+    if precision == "int8-dynamic" and not ADDS_BYTES_EXACTLY:
+        pytest.skip(
+            "without instructions for it, x86 processors cut off sums of products of bytes at 16 bits"
+        )
     exact, lower = (run_of(NAMED[f"{stem}/{name}"])[0].astype(np.float64) for name in ("fp32", precision))
     error = np.linalg.norm(exact - lower) / np.linalg.norm(exact)
     assert 0.0 < error < LARGEST_ERROR[precision]
@@ -164,7 +179,12 @@ def test_every_model_of_a_lower_precision_holds_what_its_name_says() -> None:
         "w4": "MatMulNBits",
         "fp16": "Cast",
     }
-    lowered = [specimen for specimen in specimens() if specimen.precision in marks]
+    lowered = [
+        specimen
+        for specimen in specimens()
+        # a recurrent layer has no form in four bits
+        if specimen.precision in marks and "/recurrent-" not in specimen.name
+    ]
     for specimen in random.Random(5).sample(lowered, 30):
         assert kinds_of(specimen)[marks[specimen.precision]] > 0, specimen.name
 

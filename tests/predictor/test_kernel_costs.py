@@ -268,9 +268,11 @@ def test_prices_add_up(runtime: Runtime, hardware: Hardware) -> None:
             columns = [index for index, own in enumerate(pricer.views) if own is view]
             np.testing.assert_allclose(times.sum(axis=0), priced.total_ms[columns], rtol=1e-6)
             factors = pricer.network.log_factors(encoded.features[view])[:, columns]
-            machine = machine_of(runtime, hardware)
-            nominal = nominal_times(encoded.tables[view], machine, has_generic_paths=False).total
-            np.testing.assert_allclose(times, nominal[:, None] * np.exp(factors), rtol=1e-5)  # float32
+            nominal = [
+                nominal_times(encoded.tables[view], machine, has_generic_paths=False).total
+                for machine in (pricer.machines(runtime, hardware)[column] for column in columns)
+            ]
+            np.testing.assert_allclose(times, np.stack(nominal, 1) * np.exp(factors), rtol=1e-5)  # float32
             assert shares_of_kernels(priced, view).sum() == pytest.approx(1.0)
 
 
@@ -306,6 +308,15 @@ def test_a_processor_that_a_campaign_has_met_has_its_own_rates() -> None:
     assert known.shared_cache_bytes > 2 * other.shared_cache_bytes
     assert laptop.macs_per_s == known.macs_per_s
     assert laptop.cache_bytes_per_s != known.cache_bytes_per_s
+
+
+def test_a_source_is_priced_with_the_vectors_that_its_engine_uses() -> None:
+    """MNN gains nothing from vectors of 512 bits: on no processor, whoever asks."""
+    pricer = Pricer.of(synthetic_network(), [RUNTIME, RUNTIME.model_copy(update={"engine": "mnn"})])
+    wide = pricer.machines(RUNTIME, AVX512)
+    assert wide[0] == wide[-1] == machine_of(RUNTIME, AVX512)
+    assert wide[0].macs_per_s == 2 * wide[1].macs_per_s
+    assert len(set(pricer.machines(RUNTIME, HARDWARE))) == 1  # which has vectors of 256 bits
 
 
 def test_a_description_names_what_a_graph_spends_its_time_in() -> None:

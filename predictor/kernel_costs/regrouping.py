@@ -1,0 +1,47 @@
+"""Which products a runtime of computer vision runs between two changes of shape.
+
+Such runtimes keep the batch apart from the axes. A product with a weight takes a matrix; where more axes are
+left, because there are four or because nothing in the graph told which axis is the batch, its result is put
+back into them, in ncnn element by element, which takes up to seventy times as long as the product. The
+rules are those of ncnn's converter (pnnx 20261020), as it converts some hundred models of ours: convolutions,
+poolings, normalisations and recurrent layers tell that the first axis is the batch, and what they are wired
+to, all of the graph as a rule, follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from predictor.graph import ModelGraph
+from predictor.kernel_making import Kernel
+
+_TELLING = frozenset(
+    (
+        "Conv", "ConvTranspose", "LSTM", "GRU", "RNN", "LayerNormalization", "BatchNormalization",
+        "InstanceNormalization", "MaxPool", "AveragePool", "GlobalAveragePool",
+    )
+)  # fmt: skip
+
+
+def regrouped_of(kernels: Sequence[Kernel], graph: ModelGraph) -> list[float]:
+    """For kernels in the order of running, and the call around them last: elements that are put back into
+    axes.
+    """
+    found = [0.0] * (len(kernels) + 1)
+    products = [
+        place
+        for place, kernel in enumerate(kernels)
+        if kernel.anchor.kind == "MatMul" and kernel.rows > 1 and kernel.weight_bytes > 0
+    ]
+    if not products:
+        return found
+    is_told = not _TELLING.isdisjoint(kernel.anchor.kind for kernel in kernels)
+    batches = {tensor.shape[0] for tensor in graph.inputs if tensor.shape}
+    for place in products:
+        kernel = kernels[place]
+        shape = graph.tensors[kernel.anchor.outputs[0]].shape
+        is_time_first = len(shape) == 3 and shape[0] not in batches and shape[1] in batches
+        is_matrix = len(shape) < 3 or (len(shape) == 3 and is_told and not is_time_first)
+        if not is_matrix:
+            found[place] = float(kernel.rows * kernel.columns * kernel.launches)
+    return found

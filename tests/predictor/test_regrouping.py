@@ -1,0 +1,59 @@
+"""Which products a runtime of computer vision puts back into axes."""
+
+from __future__ import annotations
+
+import pytest
+
+from devices.target import Runtime
+from predictor.families.encode import encode
+from predictor.families.layers import Net
+from predictor.families.style import style_of
+from predictor.kernel_costs.nominal import nominal_times
+from predictor.kernel_costs.table import Amount, KernelTable, View, table_of
+from predictor.reading.reader import read_graph
+from predictor.roofline import machine_of
+from tests.predictor.synthetic_target import HARDWARE, RUNTIME
+
+NCNN = RUNTIME.model_copy(update={"engine": "ncnn"})
+
+
+def drawn(*shape: int, is_normed: bool = False, is_recurrent: bool = False) -> KernelTable:
+    """A product with 24 columns, alone or behind a layer that tells which axis is the batch."""
+    net = Net("product", style_of("product", least_opset=17))
+    x = net.input("x", *shape)
+    if is_normed:
+        x = net.layer_norm(x)
+    if is_recurrent:  # time first
+        weights = net.noise(1, 4 * shape[2], shape[2]), net.noise(1, 4 * shape[2], shape[2])
+        (y,) = net.ops("LSTM", [net.transpose(x, 1, 0, 2), *weights], 1, hidden_size=shape[2])
+        net.learn(y, (shape[1], 1, shape[0], shape[2]))
+        x = net.reshape(y, (shape[1], shape[0], shape[2]))
+    net.outputs.append(net.matmul(x, 24))
+    return table_of(read_graph(encode(net), dict(net.input_shapes())), View.FUSED)
+
+
+@pytest.mark.parametrize(
+    ("table", "elements"),
+    [
+        (drawn(6, 16), 0),
+        (drawn(1, 6, 16), 6 * 24),
+        (drawn(1, 1, 16), 0),
+        (drawn(1, 6, 16, is_normed=True), 0),
+        (drawn(1, 3, 2, 16, is_normed=True), 6 * 24),
+        (drawn(1, 6, 16, is_recurrent=True), 6 * 24),
+    ],
+    ids=["matrix", "untold", "one-row", "told", "four-axes", "time-first"],
+)
+def test_a_product_is_put_back_into_axes_where_more_than_a_matrix_is_left(
+    table: KernelTable, elements: int
+) -> None:
+    assert table.amounts[:, Amount.REGROUPED].sum() == elements
+
+
+@pytest.mark.parametrize(("runtime", "is_slower"), [(RUNTIME, False), (NCNN, True)])
+def test_only_a_runtime_that_regroups_pays_for_it(runtime: Runtime, is_slower: bool) -> None:
+    machine = machine_of(runtime, HARDWARE)
+    told, untold = (
+        nominal_times(drawn(1, 64, 16, is_normed=is_told), machine).own.max() for is_told in (True, False)
+    )
+    assert bool(untold > 5 * told) is is_slower
