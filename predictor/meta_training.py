@@ -96,8 +96,9 @@ def train_meta(
     widening = calibrated_widening(data, config, report, trainer)
     report(f"training on {len(learned.models)} models and {len(data.targets)} targets")
     network = trainer(examples_of(learned), config.training, report)
-    tables = [table for model in data.models for table in model.encoded.tables.values()]
-    seen = SeenKernels.of(tables)
+    seen = SeenKernels.of([table for model in data.models for table in model.encoded.tables.values()])
+    measurement_count = int(np.isfinite(data.latency_ms).sum())
+    data, network = witnessed(data, network)
     pricer = Pricer.of(network, [target.runtime for target in data.targets])
     references = known_references(data, pricer)
     facts = MetaFacts(
@@ -112,7 +113,7 @@ def train_meta(
         dataset_sha256=dataset_sha256,
         command=command,
         model_count=len(data.models),
-        measurement_count=int(np.isfinite(data.latency_ms).sum()),
+        measurement_count=measurement_count,
     )
     return MetaCheckpoint(facts, network, seen, references)
 
@@ -138,14 +139,27 @@ def calibrated_widening(
         network_data = without_families(data, fold)
         training = replace(config.training, members=config.fold_members)
         network = trainer(examples_of(network_data), training, report)
-        judged = of_families(data, (*fold, REFERENCE_FAMILY))
-        pricer = Pricer.of(network, [target.runtime for target in data.targets])
+        known, network = witnessed(data, network)
+        judged = of_families(known, (*fold, REFERENCE_FAMILY))
+        pricer = Pricer.of(network, [target.runtime for target in known.targets])
         misses += list(_misses(judged, pricer, fold))
     if not misses:
         return _LEAST_WIDENING
     # every target counts the same, however many of the models it runs
     quantiles = [float(np.quantile(own, _COVERAGE)) for own in misses]
     return max(float(np.mean(quantiles)), _LEAST_WIDENING)
+
+
+def witnessed(data: MeasuredModels, network: CostNetwork) -> tuple[MeasuredModels, CostNetwork]:
+    """The targets that may say what another is like, those that have run whole networks, and their outputs.
+    One that has run medleys only teaches the network, its engine's part above all; what the network says of
+    it elsewhere is a guess.
+    """
+    is_whole = [not model.is_sweep and model.family != REFERENCE_FAMILY for model in data.models]
+    columns = np.flatnonzero(np.isfinite(data.latency_ms[is_whole]).any(axis=0))
+    if not len(columns):  # a dataset of medleys
+        return data, network
+    return data.take(range(len(data.models)), columns.tolist()), network.of_sources(columns.tolist())
 
 
 def without_families(data: MeasuredModels, families: Sequence[str]) -> MeasuredModels:

@@ -53,6 +53,19 @@ class CostNetwork:
         mean: NDArray[np.float64] = (whole / np.float32(len(self.members))).astype(np.float64)
         return mean
 
+    def of_sources(self, columns: Sequence[int]) -> CostNetwork:
+        """With these outputs only, in this order."""
+        kept = list(columns)
+        return CostNetwork(
+            tuple(
+                Member(
+                    weights=(*one.weights[:-1], np.ascontiguousarray(one.weights[-1][:, kept])),
+                    biases=(*one.biases[:-1], one.biases[-1][kept]),
+                )
+                for one in self.members
+            )
+        )
+
     @cached_property
     def _side_by_side(self) -> list[tuple[list[Floats32], list[Floats32]]]:
         """Weights (M, in, out) and biases (M, 1, out) of each layer, for members of equal sizes."""

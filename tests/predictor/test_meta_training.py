@@ -122,6 +122,19 @@ def test_a_checkpoint_repeats_and_is_read_back(data: MeasuredModels) -> None:
         assert 0 < predictor.predict(graph).median_ms < 1e3
 
 
+def test_a_target_without_whole_networks_teaches_and_is_no_source(data: MeasuredModels) -> None:
+    is_network = np.array([not one.is_sweep and one.family != REFERENCE_FAMILY for one in data.models])
+    latency = data.latency_ms.copy()
+    latency[is_network, 2] = np.nan
+    checkpoint = trained(replace(data, latency_ms=latency))
+    assert [source.target_key for source in checkpoint.facts.sources] == [one.key for one in TARGETS[:2]]
+    assert checkpoint.facts.measurement_count == int(np.isfinite(latency).sum())
+    latency[:, 2] = np.nan
+    alone = trained(replace(data, latency_ms=latency))
+    rows = data.models[0].encoded.features[View.FUSED]
+    assert not np.allclose(checkpoint.network.log_factors(rows), alone.network.log_factors(rows))
+
+
 def test_training_learns_what_kernels_cost(data: MeasuredModels) -> None:
     """An untrained network says the nominal, a third of the truth."""
     whole = data.take(range(10, 22), range(3))
