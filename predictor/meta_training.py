@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predictor.campaign.dataset import read_dataset
-from predictor.campaign.examples import MeasuredModels, examples_of, measured_models
+from predictor.campaign.examples import MeasuredModel, MeasuredModels, examples_of, measured_models
 from predictor.checkpoint import TargetFacts
 from predictor.errors import PredictorError
 from predictor.few_shot.target import AdaptedGraphs
@@ -120,9 +120,7 @@ def train_meta(
 
 def family_folds(data: MeasuredModels, count: int, seed: int) -> list[tuple[str, ...]]:
     """Families of whole models, dealt into `count` folds."""
-    families = sorted(
-        {model.family for model in data.models if not model.is_sweep and model.family != REFERENCE_FAMILY}
-    )
+    families = sorted({model.family for model in data.models if _is_network(model)})
     order = np.random.default_rng(seed).permutation(len(families))
     return [tuple(families[index] for index in order[start::count]) for start in range(count)]
 
@@ -150,13 +148,18 @@ def calibrated_widening(
     return max(float(np.mean(quantiles)), _LEAST_WIDENING)
 
 
+def _is_network(model: MeasuredModel) -> bool:
+    """Whether it is a whole one, and none of the reference set."""
+    return not model.is_sweep and model.family != REFERENCE_FAMILY
+
+
 def witnessed(data: MeasuredModels, network: CostNetwork) -> tuple[MeasuredModels, CostNetwork]:
     """The targets that may say what another is like, those that have run whole networks, and their outputs.
     One that has run medleys only teaches the network, its engine's part above all; what the network says of
     it elsewhere is a guess.
     """
-    is_whole = [not model.is_sweep and model.family != REFERENCE_FAMILY for model in data.models]
-    columns = np.flatnonzero(np.isfinite(data.latency_ms[is_whole]).any(axis=0))
+    is_network = [_is_network(model) for model in data.models]
+    columns = np.flatnonzero(np.isfinite(data.latency_ms[is_network]).any(axis=0))
     if not len(columns):  # a dataset of medleys
         return data, network
     return data.take(range(len(data.models)), columns.tolist()), network.of_sources(columns.tolist())

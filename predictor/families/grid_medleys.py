@@ -5,18 +5,15 @@ and normalisations have four axes there, windows and quarters are cut out by mov
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 from predictor.families.attention import attended
 from predictor.families.layers import Net
-from predictor.families.sweeps import Choices, Design, Dice, Point, Sweep, label
+from predictor.families.sweeps import Block, Choices, Design, Dice, Point, Sweep, composed, label
 
 _CURVES = ("Relu", "gelu", "gelu", "silu", "Tanh", "Sigmoid")
 _MOST_NUMBERS = 3e5  # of one activation
 _MOST_MACS = 1.2e8  # of one block
 _MOST_CHANNELS = 768
-
-_Block = Callable[[Net, str, Choices], str]
 
 
 def _columns_for(net: Net, x: str, choices: Choices) -> int:
@@ -107,7 +104,7 @@ def _gated(net: Net, x: str, choices: Choices) -> str:
     return net.mul(x, net.act(net.linear(mean, channels), "Sigmoid"))
 
 
-_BLOCKS: tuple[_Block, ...] = (
+_BLOCKS: tuple[Block, ...] = (
     _linear, _linear, _perceptron, _perceptron, _perceptron, _filtered, _filtered, _windowed, _windowed,
     _quartered, _enlarged, _along, _gated, lambda net, x, _: net.layer_norm(x),
     lambda net, x, choices: net.act(x, choices.pick(*_CURVES)),
@@ -126,8 +123,7 @@ def grid_medley(design: Design) -> Point:
     def draw(net: Net) -> None:
         dice = Dice(text)
         x = net.input("grid", batch, side, side, channels)
-        for _ in range(count):
-            x = dice.pick(*_BLOCKS)(net, x, dice)
+        x = composed(net, x, count, _BLOCKS, dice)
         net.outputs.append(x)
 
     return Point(text, draw, 0.0)

@@ -7,13 +7,12 @@ before it left them, and tens of kernels in one measurement.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 from predictor.families.attention import attended
 from predictor.families.convnets import gated
 from predictor.families.layers import Net
 from predictor.families.mixing import channel_norm
-from predictor.families.sweeps import Choices, Design, Dice, Point, Sweep, label
+from predictor.families.sweeps import Block, Choices, Design, Dice, Point, Sweep, composed, label
 
 _CURVES = (
     "Relu", "Relu", "Relu", "relu6", "silu", "hardswish", "LeakyRelu", "Sigmoid", "Tanh", "gelu", "PRelu",
@@ -23,8 +22,6 @@ _MOST_NUMBERS = 4e5  # of one activation
 _MOST_MACS = 2.5e8  # of one block
 _MOST_CHANNELS = 640
 _MOST_ROWS = 400  # of attention over the places of an image
-
-_Block = Callable[[Net, str, Choices], str]
 
 
 def _maybe_curve(choices: Choices) -> str:
@@ -184,7 +181,7 @@ def _attended(net: Net, x: str, choices: Choices) -> str:
     return net.reshape(net.transpose(rows, 0, 2, 1), (batch, channels, height, width))
 
 
-_BLOCKS: tuple[_Block, ...] = (
+_BLOCKS: tuple[Block, ...] = (
     _conv, _conv, _conv, _conv, _depthwise, _depthwise, _inverted, _inverted, _residual, _residual, _dense,
     _branches, _shuffled, _gate, _pooled, _larger, _curve, _normal, _moved, _long_and_thin, _attended,
 )  # fmt: skip
@@ -201,8 +198,7 @@ def image_medley(design: Design) -> Point:
     def draw(net: Net) -> None:
         dice = Dice(text)
         x = net.input("image", batch, channels, side, side)
-        for _ in range(count):
-            x = dice.pick(*_BLOCKS)(net, x, dice)
+        x = composed(net, x, count, _BLOCKS, dice)
         net.outputs.append(x if dice.unit() < 0.5 else net.dense(net.pooled(x), dice.log(4, 1000)))
 
     return Point(text, draw, 0.0)

@@ -5,14 +5,11 @@ that exporters write, between the products that most networks consist of, in all
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 
 from predictor.families.layers import Net
-from predictor.families.sweeps import Choices, Design, Dice, Point, Sweep, label
-
-_Block = Callable[[Net, str, Choices], str]
+from predictor.families.sweeps import Block, Choices, Design, Dice, Point, Sweep, composed, label
 
 _CURVES = ("Relu", "Relu", "Sigmoid", "Tanh", "hardswish", "silu", "LeakyRelu", "gelu", "relu6")
 _MOST_NUMBERS = 3e5  # of one activation
@@ -105,7 +102,7 @@ def _normal(net: Net, x: str, choices: Choices) -> str:
     return net.transpose(y if choices.unit() < 0.5 else net.linear(y, channels), 0, 3, 1, 2)
 
 
-_IMAGE_BLOCKS: tuple[_Block, ...] = (
+_IMAGE_BLOCKS: tuple[Block, ...] = (
     _conv, _conv, _conv, _pooled, _pooled, _wide_filters, _larger, _around, _divided, _divided, _weighed,
     _weighed, _normal,
 )  # fmt: skip
@@ -122,8 +119,7 @@ def image_rarities(design: Design) -> Point:
     def draw(net: Net) -> None:
         dice = Dice(text)
         x = net.input("image", batch, channels, side, side)
-        for _ in range(count):
-            x = dice.pick(*_IMAGE_BLOCKS)(net, x, dice)
+        x = composed(net, x, count, _IMAGE_BLOCKS, dice)
         net.outputs.append(net.dense(net.pooled(x), dice.log(4, 200)))
 
     return Point(text, draw, 0.0)
@@ -252,7 +248,7 @@ def _curved(net: Net, x: str, choices: Choices) -> str:
     return net.op("Mul", net.op("Max", x, net.const(0.0), is_positive=True), net.const(1.5))
 
 
-_ROW_BLOCKS: tuple[_Block, ...] = (
+_ROW_BLOCKS: tuple[Block, ...] = (
     _linear, _linear, _repeated, _repeated, _rotated, _rotated, _unit, _decayed, _masked, _picked, _shifted,
     _curved, _curved, lambda net, x, choices: net.layer_norm(x) if choices.unit() < 0.5 else net.rms_norm(x),
 )  # fmt: skip
@@ -270,8 +266,7 @@ def row_rarities(design: Design) -> Point:
     def draw(net: Net) -> None:
         dice = Dice(text)
         x = net.input("rows", batch, length, size)
-        for _ in range(count):
-            x = dice.pick(*_ROW_BLOCKS)(net, x, dice)
+        x = composed(net, x, count, _ROW_BLOCKS, dice)
         net.outputs.append(x)
 
     return Point(text, draw, 0.0)

@@ -5,19 +5,16 @@ many rows or a few.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 from predictor.families.layers import Net
 from predictor.families.sequences import unrolled
-from predictor.families.sweeps import Choices, Design, Dice, Point, Sweep, label
+from predictor.families.sweeps import Block, Choices, Design, Dice, Point, Sweep, composed, label
 
 _CURVES = ("Relu", "gelu", "gelu", "silu", "silu", "Tanh", "Sigmoid", "Softplus", "Erf")
 _MOST_MACS = 1.5e8  # of one block
 _MOST_WEIGHTS = 2.5e6  # of one product
 _MOST_NUMBERS = 3e5  # of one activation
 _MOST_SCORES = 5e5  # of attention
-
-_Block = Callable[[Net, str, Choices], str]
 
 
 def _curved(net: Net, x: str, kind: str) -> str:
@@ -150,22 +147,20 @@ def _recurrent(net: Net, x: str, choices: Choices) -> str:
     return net.linear(y, _columns_for(net, y, choices)) if choices.unit() < 0.5 else y
 
 
-_BLOCKS: tuple[_Block, ...] = (
+_BLOCKS: tuple[Block, ...] = (
     _linear, _linear, _linear, _perceptron, _perceptron, _attention, _attention, _state, _normal, _normal,
     _normal, _across, _small, _small, _small, _recurrent,
 )  # fmt: skip
-_LEAN_BLOCKS: tuple[_Block, ...] = (  # of models that run one position at a time
+_LEAN_BLOCKS: tuple[Block, ...] = (  # of models that run one position at a time
     _linear, _linear, _perceptron, _perceptron, _attention, _state, _normal, _normal, _small, _small,
     _recurrent,
 )  # fmt: skip
 
 
-def _drawn(net: Net, text: str, shape: tuple[int, int, int], count: int, blocks: tuple[_Block, ...]) -> None:
+def _drawn(net: Net, text: str, shape: tuple[int, int, int], count: int, blocks: tuple[Block, ...]) -> None:
     dice = Dice(text)
     x = net.input("rows", *shape)
-    for _ in range(count):
-        x = dice.pick(*blocks)(net, x, dice)
-    net.outputs.append(x)
+    net.outputs.append(composed(net, x, count, blocks, dice))
 
 
 def row_medley(design: Design) -> Point:

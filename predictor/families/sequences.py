@@ -12,15 +12,10 @@ _GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 
 def unrolled(net: Net, x: str, hidden: int, *, cell: str = "LSTM", is_both_ways: bool = False) -> str:
     """A recurrent layer over (T, B, N): (T, B, hidden), or (T, B, 2 hidden) both ways."""
-    length, batch, size = net.shape(x)
-    ways, rows = 2 if is_both_ways else 1, _GATES[cell] * hidden
-    weight = net.weight(x, ways, rows, size, fan_in=size)
-    again = net.noise(ways, rows, hidden, scale=1.0 / math.sqrt(hidden))
-    inputs = [x, weight, again, net.noise(ways, 2 * rows, scale=0.1)]
-    direction = "bidirectional" if is_both_ways else "forward"
-    (y,) = net.ops(cell, inputs, 1, direction=direction, hidden_size=hidden)
-    if cell == "GRU":
-        net.steps[-1].attributes["linear_before_reset"] = 1
+    length, batch, _ = net.shape(x)
+    ways = 2 if is_both_ways else 1
+    (y,) = _layer(net, x, hidden, cell, ways=ways)
+    net.steps[-1].attributes["direction"] = "bidirectional" if is_both_ways else "forward"
     net.learn(y, (length, ways, batch, hidden), 0.4)
     if is_both_ways:
         return net.reshape(net.transpose(y, 0, 2, 1, 3), (length, batch, 2 * hidden), written=(0, 0, -1))
@@ -33,20 +28,35 @@ def carried(net: Net, x: str, hidden: int, *, cell: str, layer: int) -> str:
     """A recurrent layer over (T, B, N) whose state (`layer` names it) is given and returned: (T, B,
     hidden).
     """
-    length, batch, size = net.shape(x)
+    length, batch, _ = net.shape(x)
     state = [
         net.input(f"{name}_{layer}", 1, batch, hidden) for name in (("h", "c") if cell == "LSTM" else ("h",))
     ]
-    rows = _GATES[cell] * hidden
-    weight = net.weight(x, 1, rows, size, fan_in=size)
-    again = net.noise(1, rows, hidden, scale=1.0 / math.sqrt(hidden))
-    inputs = [x, weight, again, net.noise(1, 2 * rows, scale=0.1), "", *state]
-    y, *after = net.ops(cell, inputs, 1 + len(state), hidden_size=hidden)
-    if cell == "GRU":
-        net.steps[-1].attributes["linear_before_reset"] = 1
+    y, *after = _layer(net, x, hidden, cell, given=("", *state), outputs=1 + len(state))
     net.learn(y, (length, 1, batch, hidden), 0.4)
     net.outputs += [net.learn(name, (1, batch, hidden), 0.4) for name in after]
     return net.reshape(y, (length, batch, hidden), written=(length, batch, -1))
+
+
+def _layer(
+    net: Net,
+    x: str,
+    hidden: int,
+    cell: str,
+    *,
+    ways: int = 1,
+    given: tuple[str, ...] = (),
+    outputs: int = 1,
+) -> list[str]:
+    """The operator with weights of its own; `given`: its inputs behind the biases."""
+    size, rows = net.shape(x)[2], _GATES[cell] * hidden
+    weight = net.weight(x, ways, rows, size, fan_in=size)
+    again = net.noise(ways, rows, hidden, scale=1.0 / math.sqrt(hidden))
+    inputs = [x, weight, again, net.noise(ways, 2 * rows, scale=0.1), *given]
+    found = net.ops(cell, inputs, outputs, hidden_size=hidden)
+    if cell == "GRU":
+        net.steps[-1].attributes["linear_before_reset"] = 1
+    return found
 
 
 def recurrent(net: Net, plan: Plan) -> None:

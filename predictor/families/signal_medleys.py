@@ -5,19 +5,16 @@ them. Runtimes that are fast on images may have no such kernels for signals.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 from predictor.families.attention import attended
 from predictor.families.layers import Net
-from predictor.families.sweeps import Choices, Design, Dice, Point, Sweep, label
+from predictor.families.sweeps import Block, Choices, Design, Dice, Point, Sweep, composed, label
 
 _CURVES = ("Relu", "Relu", "LeakyRelu", "LeakyRelu", "silu", "gelu", "Tanh", "Elu", "PRelu", "Sigmoid")
 _MOST_NUMBERS = 3e5  # of one activation
 _MOST_MACS = 1.2e8  # of one block
 _MOST_CHANNELS = 512
 _MOST_FRAMES = 400  # of attention
-
-_Block = Callable[[Net, str, Choices], str]
 
 
 def _maybe_curve(choices: Choices) -> str:
@@ -135,7 +132,7 @@ def _attended(net: Net, x: str, choices: Choices) -> str:
     return net.transpose(frames, 0, 2, 1)
 
 
-_BLOCKS: tuple[_Block, ...] = (
+_BLOCKS: tuple[Block, ...] = (
     _conv, _conv, _conv, _conv, _depthwise, _depthwise, _shorter, _longer, _longer, _causal, _gated,
     _residual, _weighed, _normal, lambda net, x, choices: net.act(x, choices.pick(*_CURVES)), _attended,
 )  # fmt: skip
@@ -151,8 +148,7 @@ def signal_medley(design: Design) -> Point:
     def draw(net: Net) -> None:
         dice = Dice(text)
         x = net.input("signal", batch, channels, length)
-        for _ in range(count):
-            x = dice.pick(*_BLOCKS)(net, x, dice)
+        x = composed(net, x, count, _BLOCKS, dice)
         is_whole = dice.unit() < 0.5 or math.prod(net.shape(x)) > _MOST_NUMBERS
         net.outputs.append(x if is_whole else net.dense(net.pooled(x), dice.log(4, 500)))
 

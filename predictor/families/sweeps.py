@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from predictor.families.family import PRECISIONS, QUANTISED_OPSET, Drawing, Specimen
+from predictor.families.layers import Net
 
 _PRIMES = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37)
 _Item = TypeVar("_Item")
@@ -65,6 +66,16 @@ class Dice(Choices):
     def unit(self) -> float:
         """In [0, 1)."""
         return self._numbers.random()
+
+
+Block = Callable[[Net, str, Choices], str]  # adds to a network, behind a tensor of it
+
+
+def composed(net: Net, x: str, count: int, blocks: Sequence[Block], dice: Dice) -> str:
+    """That many of the blocks behind each other, drawn at random."""
+    for _ in range(count):
+        x = dice.pick(*blocks)(net, x, dice)
+    return x
 
 
 @dataclass(frozen=True, slots=True)
