@@ -33,6 +33,14 @@ _ACTIVATIONS = _AFTER_CONV | _AFTER_GEMM | {"HardSwish", "Gelu", "PRelu", "Swish
 _JOINS = _QUANTISES | _ACTIVATIONS | {"BatchNormalization", "Cast", "Add", "Sum", "Mul", "Sub", "Div"}
 _JOINS_CHAINS = _JOINS | {name for name, kind in KINDS.items() if kind.family is Family.ELEMENTWISE}
 _QUANTISED_PRODUCTS = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul"))
+# Beside products, what ONNX Runtime 1.32 computes in integers; a code generator does so with every operator.
+_IN_INTEGERS = frozenset(
+    (
+        "MaxPool", "AveragePool", "GlobalAveragePool", "LeakyRelu", "Sigmoid", "Softmax", "Add", "Mul",
+        "Concat", "Split", "Where", "Gather", "Slice", "Transpose", "Reshape", "Flatten", "Squeeze",
+        "Unsqueeze", "Expand", "Resize", "DepthToSpace",
+    )
+)  # fmt: skip
 _CHAINS = (Family.ELEMENTWISE, Family.NORMALISE)
 _IMAGE_RANK = 4
 _BLOCK = 16  # channels that ONNX Runtime's convolutions keep together
@@ -45,13 +53,13 @@ class Views:
     def __init__(self, graph: ModelGraph) -> None:
         self.connections = Connections(graph)
         self._maker = KernelMaker(self.connections)
-        self._integers: _Integers | None = None
+        self._integers: dict[bool, _Integers] = {}
 
     def fused(self, *, fuses_chains: bool) -> tuple[Kernel, ...]:
         """As `kernels_of`."""
-        if self._integers is None:
-            self._integers = _integers_of(self.connections)
-        fusion = _Fusion(self.connections, self._integers, fuses_chains)
+        if fuses_chains not in self._integers:
+            self._integers[fuses_chains] = _integers_of(self.connections, fuses_chains=fuses_chains)
+        fusion = _Fusion(self.connections, self._integers[fuses_chains], fuses_chains)
         fusion.place_all()
         return tuple(fusion.kernels(self._maker))
 
@@ -85,10 +93,14 @@ class _Integers:
     tensors: Set[str]
 
 
-def _integers_of(connections: Connections) -> _Integers:
+def _integers_of(connections: Connections, *, fuses_chains: bool) -> _Integers:
     if not connections.has_quantised:
         return _Integers((), frozenset())
-    operators = [_runs_on_integers(op, connections) for op in connections.operators]
+    operators = [
+        (fuses_chains or op.kind in _IN_INTEGERS or op.kind in _QUANTISED_PRODUCTS)
+        and _runs_on_integers(op, connections)
+        for op in connections.operators
+    ]
     tensors: set[str] = set()
     for op, kind in zip(connections.operators, connections.kinds, strict=True):
         name = op.outputs[0] if kind in DEQUANTISES else ""

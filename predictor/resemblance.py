@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from devices.target import Hardware, Runtime
 from predictor.few_shot.whole_graphs import ALIKE, FOREIGN, UNLIKE, Expectation
 from predictor.kernel_costs.table import view_of
+from predictor.roofline import SHORT_FLOAT_FLAGS
 
 UNKNOWN_PROCESSOR = "unknown"
-_SHORT_FLOAT_FLAGS = frozenset(("avx512_fp16", "fphp", "asimdhp"))
 
 
 class Known(Protocol):
@@ -106,7 +106,7 @@ def knows_short_floats(target: Known, sources: Sequence[Known]) -> bool:
 
 
 def _has_short_floats(hardware: Hardware) -> bool:
-    return not _SHORT_FLOAT_FLAGS.isdisjoint(hardware.isa_flags)
+    return not SHORT_FLOAT_FLAGS.isdisjoint(hardware.isa_flags)
 
 
 def _witnesses(target: Known, sources: Sequence[Known], pooled: Sequence[Known]) -> list[_Witness]:

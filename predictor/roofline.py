@@ -83,6 +83,11 @@ class Machine:
     view_s: float  # an operator that moves nothing still passes through the executor
     call_s: float  # from the caller to the first operator and back
     regroup_cycles: float = 0.0  # of an element that a product's result is put back into axes by
+    winograd_growth: float = 1.0  # of the weights of 3x3 convolutions, which are stored transformed
+    # Of a multiply-accumulate that no vector code has: of transposed convolutions over one axis, and of
+    # products in float16.
+    flat_deconv_cycles: float = 0.0
+    half_mac_cycles: float = 0.0
 
 
 class _Processor(NamedTuple):
@@ -106,7 +111,11 @@ _ZEN_3 = _Processor(2.9e9, 8, 5e5, 6e10, 1.6e7, 4.5e10, 1.7e10)
 # Engines that gain little or nothing from vectors of 512 bits: MNN has no such code in the builds that it
 # ships, ncnn has some. Read off what the same networks take on two processors.
 _WIDEST_LANES_BY_ENGINE = {"mnn": 8, "ncnn": 12}
-_REGROUP_CYCLES_BY_ENGINE = {"ncnn": 250.0}  # `predictor.kernel_costs.regrouping`
+_REGROUP_CYCLES_BY_ENGINE = {"ncnn": 320.0}  # `predictor.kernel_costs.regrouping`
+_WINOGRAD_GROWTH_BY_ENGINE = {"mnn": 4.0, "ncnn": 4.0}  # tiles of 4x4 results: 6x6 numbers in place of 3x3
+_FLAT_DECONV_CYCLES_BY_ENGINE = {"ncnn": 2.0}
+_HALF_MAC_CYCLES_BY_ENGINE = {"torch": 2.2}  # where the processor has no instructions for float16
+SHORT_FLOAT_FLAGS = frozenset(("avx512_fp16", "fphp", "asimdhp"))
 
 
 def machine_of(runtime: Runtime, hardware: Hardware) -> Machine:
@@ -132,6 +141,7 @@ def machine_of(runtime: Runtime, hardware: Hardware) -> Machine:
     threads = max(min(runtime.threads, hardware.logical_cores), 1)
     scale = 1.0 / (_UNSHARED + (1.0 - _UNSHARED) / threads)  # Amdahl's law
     core = _processor(hardware)
+    is_short_scalar = SHORT_FLOAT_FLAGS.isdisjoint(hardware.isa_flags)
     # two fused multiply-add pipes
     per_cycle = 2.0 * min(lanes, core.widest_lanes, _WIDEST_LANES_BY_ENGINE.get(runtime.engine, lanes))
     return Machine(
@@ -150,6 +160,9 @@ def machine_of(runtime: Runtime, hardware: Hardware) -> Machine:
         view_s=0.4e-6,
         call_s=5e-6,
         regroup_cycles=_REGROUP_CYCLES_BY_ENGINE.get(runtime.engine, 0.0),
+        winograd_growth=_WINOGRAD_GROWTH_BY_ENGINE.get(runtime.engine, 1.0),
+        flat_deconv_cycles=_FLAT_DECONV_CYCLES_BY_ENGINE.get(runtime.engine, 0.0),
+        half_mac_cycles=_HALF_MAC_CYCLES_BY_ENGINE.get(runtime.engine, 0.0) if is_short_scalar else 0.0,
     )
 
 

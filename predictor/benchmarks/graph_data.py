@@ -26,7 +26,7 @@ Builders = Mapping[str, Callable[[], Built]]
 Report = Callable[[str], None]
 
 _EVERY = 200  # graphs between reports
-FEWEST_SHARE = 0.1  # of the models: a target with fewer has not been measured yet
+FEWEST_SHARE = 0.04  # of the models: a target with fewer has not been measured yet
 
 
 def load_graph_data(path: Path, *, report: Report) -> GraphData:

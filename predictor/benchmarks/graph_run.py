@@ -27,7 +27,7 @@ from predictor.benchmarks.graph_method import (
     LearnedGraphs,
     SweepMeter,
 )
-from predictor.benchmarks.graph_splits import ALL, GraphSplit, held_out_rows, left_out_columns, sources_of
+from predictor.benchmarks.graph_splits import ALL, GraphSplit, held_out_rows, judged_columns, sources_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ def run_split(method: GraphMethod, task: GraphTask, split: GraphSplit) -> SplitR
     started = perf_counter()
     learned = method.learn(sources_of(task.data, split, task.folds))
     learn_s = perf_counter() - started
-    columns = np.flatnonzero(left_out_columns(task.data, split))
+    columns = np.flatnonzero(judged_columns(task.data, split))
     found = [_on_target(learned, task, split, int(column)) for column in columns]
     return SplitResult(learn_s, tuple(one for one in found if one is not None))
 

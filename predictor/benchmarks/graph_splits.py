@@ -3,7 +3,8 @@
 `target`: one target is left out, others of its engine stay. `group`: several at once, as unlike each other as
 can be; that leaves out a little more and takes a fraction of the time. `device`: all targets of a machine are
 gone, `engine`: all of an engine. Each is crossed with folds of families, the same for all methods. Fold `ALL`
-leaves no family out; real models, which are of none, are predicted from it.
+leaves no family out; real models, which are of none, are predicted from it. With a target goes its twin, the
+same runtime on another machine with the same processor.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 
 from predictor.benchmarks.errors import TaskRejected
 from predictor.benchmarks.graph_method import Flags, GraphData
+from predictor.checkpoint import TargetFacts
 
 LeftOut = Literal["group", "target", "device", "engine"]
 LEFT_OUT: tuple[LeftOut, ...] = get_args(LeftOut)
@@ -74,11 +76,25 @@ def key_of(data: GraphData, kind: LeftOut, column: int) -> str:
     return target.key if kind == "target" else target.runtime.engine
 
 
-def left_out_columns(data: GraphData, split: GraphSplit) -> Flags:
-    """(T,): targets that a split's meta-training does not know."""
+def judged_columns(data: GraphData, split: GraphSplit) -> Flags:
+    """(T,): targets that a split is about."""
     return np.array(
         [key_of(data, split.left_out, column) == split.key for column in range(len(data.targets))]
     )
+
+
+def left_out_columns(data: GraphData, split: GraphSplit) -> Flags:
+    """(T,): targets that a split's meta-training does not know: those of its key, and the same runtimes on
+    other machines with the same processor.
+    """
+    twins = {_twin(data.targets[column]) for column in np.flatnonzero(judged_columns(data, split))}
+    return np.array([_twin(target) in twins for target in data.targets])
+
+
+def _twin(target: TargetFacts) -> tuple[str, str, frozenset[str]]:
+    """What two targets have in common that only the machine's state tells apart."""
+    hardware = target.hardware
+    return target.runtime.model_dump_json(), hardware.cpu_model, frozenset(hardware.isa_flags)
 
 
 def fold_of(data: GraphData, *, count: int, seed: int) -> dict[str, int]:

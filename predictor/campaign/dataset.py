@@ -67,7 +67,7 @@ _REPEATING = [
 ]  # fmt: skip
 _NEEDED = (
     "family", "name", "precision", "is_sweep", "graph_digest", "target_key", "runtime", "hardware", "passed",
-    "median_ms", "standard_error_ms", "is_valid", "agent_version", "layer_names", "layer_ns",
+    "median_ms", "standard_error_ms", "speed", "is_valid", "agent_version", "layer_names", "layer_ns",
     "layer_coverage",
 )  # fmt: skip
 # Agents whose layer times of OpenVINO hold a part of the first run, which prepares weights and code: up to
@@ -77,7 +77,7 @@ _COUNT_THE_FIRST_RUN = ("0+source", "0.1.0")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A valid measurement of the dataset, as training takes it."""
+    """A valid measurement of the dataset, as training takes it; the layers too are at the usual speed."""
 
     family: str
     name: str
@@ -160,8 +160,9 @@ def _layers(entry: Mapping[str, Any]) -> LayerProfile | None:
         return None
     if entry["runtime"].engine == "openvino" and entry["agent_version"] in _COUNT_THE_FIRST_RUN:
         return None
+    speed = entry["speed"] or 1.0
     layers = tuple(
-        LayerTime(name=name, kind="", provider="cpu", median_ns=time_ns)
+        LayerTime(name=name, kind="", provider="cpu", median_ns=round(speed * time_ns))
         for name, time_ns in zip(entry["layer_names"], entry["layer_ns"], strict=True)
     )
     return LayerProfile(layers=layers, coverage=entry["layer_coverage"])

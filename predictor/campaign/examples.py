@@ -150,7 +150,12 @@ def measured_model(
     for column, (target, profile) in enumerate(zip(targets, profiles, strict=True)):
         if profile is not None and np.isfinite(latency_ms[column]):
             view = view_of(target.runtime)
-            timed[view, column] = timed_kernels(prepared.kernels[view], profile, float(latency_ms[column]))
+            timed[view, column] = timed_kernels(
+                prepared.kernels[view],
+                profile,
+                float(latency_ms[column]),
+                engine=target.runtime.engine,
+            )
     return MeasuredModel(
         name=name,
         family=family,

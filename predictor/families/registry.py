@@ -7,6 +7,7 @@ from functools import lru_cache
 from predictor.families import (
     attention,
     branching,
+    byte_medleys,
     convnets,
     decoders,
     grid_medleys,
@@ -28,7 +29,7 @@ FAMILY_VERSION = 1
 _THEMES = (convnets, branching, images, attention, decoders, sequences, mixing)
 _SWEEPS = (
     product_sweeps, moving_sweeps, image_medleys, row_medleys, rare_medleys, signal_medleys, grid_medleys,
-    stack_medleys,
+    stack_medleys, byte_medleys,
 )  # fmt: skip
 
 __all__ = ["FAMILY_VERSION", "Specimen", "specimens"]

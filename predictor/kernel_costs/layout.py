@@ -17,9 +17,14 @@ from predictor.kernel_making import Kernel, groups_of
 
 BLOCK = 16  # channels; of processors with vectors of 512 bits, and a good guess elsewhere
 _ALIGNED = 4  # what rearranging needs
-_IMAGE_RANK = 4
+_ROWS_RANK, _IMAGE_RANK = 2, 4
 _POOLS = frozenset(("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool"))
-_PASSING = frozenset(("Relu", "Sigmoid", "Tanh", "LeakyRelu", "Clip", "HardSigmoid", "BatchNormalization"))
+_PASSING = frozenset(
+    (
+        "Relu", "Sigmoid", "Tanh", "LeakyRelu", "Clip", "HardSigmoid", "BatchNormalization", "QuantizeLinear",
+        "DequantizeLinear",
+    )
+)  # fmt: skip
 _JOINING = frozenset(("Add", "Sum", "Mul"))
 _SCALING = frozenset(("Upsample", "Resize"))
 _KNOWN = {"Conv", "Concat"} | _POOLS | _PASSING | _JOINING | _SCALING
@@ -76,10 +81,10 @@ def _runs_on_blocks(
     if precision not in ("float32", "int8") or not op.outputs or not op.inputs or not op.inputs[0]:
         return False
     read = tensors[op.inputs[0]].shape
+    if precision == "int8":  # signals too
+        return len(read) > _ROWS_RANK if kind == "Conv" else op.inputs[0] in blocked
     if len(read) != _IMAGE_RANK:
         return False
-    if precision == "int8":
-        return kind == "Conv" or op.inputs[0] in blocked
     if kind == "Conv":
         return _has_blocks(op, tensors)
     if kind in _POOLS:

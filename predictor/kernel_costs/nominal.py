@@ -19,6 +19,8 @@ Floats = NDArray[np.float64]
 
 _CONV_INTEGER = 0.35  # the operator of dynamic quantisation goes through a generic path
 _UNROLL_CYCLES = 0.75
+_SIGNAL_RANK = 3
+_HALF = PRECISIONS.index("float16")
 _PRODUCTS = np.array([kind in EFFICIENCY and kind is not KernelClass.RECURRENT for kind in CLASSES])
 _EFFICIENCIES = np.array([EFFICIENCY.get(kind, 0.5) for kind in CLASSES])
 _INT8 = [CLASSES.index(kind) for kind in (KernelClass.INT8, KernelClass.DYNAMIC_INT8)]
@@ -53,13 +55,25 @@ def nominal_times(table: KernelTable, machine: Machine, *, has_generic_paths: bo
     is_idle = (table.classes == CLASSES.index(KernelClass.LAUNCH)) | is_call
     arithmetic = _arithmetic_s(table, machine, has_generic_paths)
     arithmetic += amounts[:, Amount.WORK] / machine.work_per_s
-    cycles = amounts[:, Amount.SCALAR_CYCLES] + machine.regroup_cycles * amounts[:, Amount.REGROUPED]
-    arithmetic += cycles / machine.cycles_per_s
+    arithmetic += _scalar_cycles(table, machine) / machine.cycles_per_s
     memory = _memory_s(table, machine)
     own = np.where(is_idle, 0.0, np.maximum(arithmetic, memory) + _conversion_s(table, machine))
     launch = np.where(is_idle, machine.view_s, machine.launch_s) * launches
     launch = np.where(is_call, machine.call_s, launch)
     return NominalTimes(own=1e3 * own, launch=1e3 * launch, arithmetic=1e3 * arithmetic, memory=1e3 * memory)
+
+
+def _scalar_cycles(table: KernelTable, machine: Machine) -> Floats:
+    """What is computed one by one: everywhere, and where an engine has no better code."""
+    amounts, macs = table.amounts, table.amounts[:, Amount.MACS]
+    cycles: Floats = amounts[:, Amount.SCALAR_CYCLES] + machine.regroup_cycles * amounts[:, Amount.REGROUPED]
+    if machine.flat_deconv_cycles:
+        is_flat = (table.flags[:, Flag.TRANSPOSED] > 0) & (amounts[:, Amount.RANK] == _SIGNAL_RANK)
+        cycles += machine.flat_deconv_cycles * np.where(is_flat, macs, 0.0)
+    if machine.half_mac_cycles:
+        is_half = (table.precisions == _HALF) & _PRODUCTS[table.classes]
+        cycles += machine.half_mac_cycles * np.where(is_half, macs, 0.0)
+    return cycles
 
 
 def _arithmetic_s(table: KernelTable, machine: Machine, has_generic_paths: bool) -> Floats:
@@ -101,15 +115,15 @@ def _memory_s(table: KernelTable, machine: Machine) -> Floats:
     """What the cache near the core holds comes from there, what else the shared one holds from there, and the
     rest streams from memory.
     """
-    near, moved = _held(table, machine.cache_bytes)
-    within, _ = _held(table, machine.shared_cache_bytes)
+    near, moved = _held(table, machine, machine.cache_bytes)
+    within, _ = _held(table, machine, machine.shared_cache_bytes)
     timed: Floats = near / machine.cache_bytes_per_s
     timed += (within - near) / machine.shared_cache_bytes_per_s
     timed += (moved - within) / machine.memory_bytes_per_s
     return timed
 
 
-def _held(table: KernelTable, cache_bytes: float) -> tuple[Floats, Floats]:
+def _held(table: KernelTable, machine: Machine, cache_bytes: float) -> tuple[Floats, Floats]:
     """Bytes that K kernels find in a cache of this size, and all that they move, each (K,). Activations are
     there as far as they fit, per launch: a loop reads the same bytes again.
     """
@@ -117,12 +131,12 @@ def _held(table: KernelTable, cache_bytes: float) -> tuple[Floats, Floats]:
     launches = np.maximum(amounts[:, Amount.LAUNCHES], 1.0)
     moved = amounts[:, Amount.BYTES_READ] + amounts[:, Amount.BYTES_WRITTEN]
     per_launch = np.maximum(moved - amounts[:, Amount.WEIGHT_BYTES], 0.0) / launches
-    kept, streamed = weight_traffic(table, cache_bytes)
+    kept, streamed = weight_traffic(table, cache_bytes, winograd_growth=machine.winograd_growth)
     return np.minimum(per_launch, cache_bytes) * launches + kept, per_launch * launches + kept + streamed
 
 
 def _conversion_s(table: KernelTable, machine: Machine) -> Floats:
-    is_short = table.precisions == PRECISIONS.index("float16")
+    is_short = table.precisions == _HALF
     if machine.has_short_floats or not is_short.any():
         return np.zeros(len(table))
     moved = table.amounts[:, Amount.BYTES_READ] + table.amounts[:, Amount.BYTES_WRITTEN]

@@ -2,7 +2,8 @@
 
 Such runtimes keep the batch apart from the axes. A product with a weight takes a matrix; where more axes are
 left, because there are four or because nothing in the graph told which axis is the batch, its result is put
-back into them, in ncnn element by element, which takes up to seventy times as long as the product. The
+back into them. ncnn does that element by element where the product has left several rows beside each other,
+which it does where they are a multiple of four; it then takes up to seventy times as long as the product. The
 rules are those of ncnn's converter (pnnx 20261020), as it converts some hundred models of ours: convolutions,
 poolings, normalisations and recurrent layers tell that the first axis is the batch, and what they are wired
 to, all of the graph as a rule, follows.
@@ -21,6 +22,7 @@ _TELLING = frozenset(
         "InstanceNormalization", "MaxPool", "AveragePool", "GlobalAveragePool",
     )
 )  # fmt: skip
+_PACKED_ROWS = 4  # and their multiples lie beside each other
 
 
 def regrouped_of(kernels: Sequence[Kernel], graph: ModelGraph) -> list[float]:
@@ -31,7 +33,9 @@ def regrouped_of(kernels: Sequence[Kernel], graph: ModelGraph) -> list[float]:
     products = [
         place
         for place, kernel in enumerate(kernels)
-        if kernel.anchor.kind == "MatMul" and kernel.rows > 1 and kernel.weight_bytes > 0
+        if kernel.anchor.kind == "MatMul"
+        and kernel.rows % _PACKED_ROWS == 0
+        and graph.tensors[kernel.anchor.inputs[1]].is_weight
     ]
     if not products:
         return found

@@ -53,6 +53,10 @@ class Amount(IntEnum):
     REARRANGED_BYTES = 31
     REGROUPED = 32  # elements, as `predictor.kernel_costs.regrouping` says
     GRAPH_WEIGHT_BYTES = 33  # of one launch of each kernel of the graph: what the caches are asked to hold
+    WINOGRAD_BYTES = (
+        34  # of the weights, those that Winograd's transformation enlarges where a library uses it
+    )
+    GRAPH_WINOGRAD_BYTES = 35  # of the whole graph
 
 
 class Flag(IntEnum):
@@ -111,7 +115,7 @@ _PRECISION_INDEX = {
 }  # fmt: skip
 _OTHER_PRECISION = 5
 CALL_PLACE = 0
-_KNOWN_LATER = (0.0, 0.0, 0.0, 0.0)  # layouts, regrouping and the graph's weights: when all kernels are known
+_KNOWN_LATER = (0.0,) * 6  # layouts, regrouping and the graph's weights: when all kernels are known
 _NOTHING_WITHIN = (False, False, False)
 
 

@@ -37,6 +37,7 @@ from predictor.kernel_costs.rows import (
     name_of,
 )
 from predictor.kernels import Kernel, Views
+from predictor.roofline import KernelClass
 from predictor.wiring import Connections
 
 __all__ = [
@@ -71,6 +72,12 @@ class View(IntEnum):
 
 
 _CHAINING_ENGINES = frozenset(("openvino", "tensorrt", "tvm", "iree"))
+_CONV_CLASS = CLASSES.index(KernelClass.CONV)
+_NARROW = 8  # channels; below, no library transforms
+_WHOLE_WEIGHTS = (
+    (Amount.WEIGHT_BYTES, Amount.GRAPH_WEIGHT_BYTES),
+    (Amount.WINOGRAD_BYTES, Amount.GRAPH_WINOGRAD_BYTES),
+)
 _LISTED_OPTIMIZATIONS = frozenset(("none", "basic", "eager"))
 _LISTING_ENGINES = frozenset(("torch",))  # unless it compiles
 
@@ -183,7 +190,6 @@ def _stacked(connections: Connections, ways: Sequence[Sequence[Kernel]]) -> Stac
         ends.append(len(places))
     taken = np.array(places)
     amounts = np.fromiter(rows.amounts, np.float64, len(rows.amounts)).reshape(-1, len(Amount))[taken]
-    _write_graph_weights(amounts, ends)
     _write_layouts(amounts, connections, ways)
     amounts[:, Amount.REGROUPED] = [
         elements for kernels in ways for elements in regrouped_of(kernels, connections.graph)
@@ -191,6 +197,7 @@ def _stacked(connections: Connections, ways: Sequence[Sequence[Kernel]]) -> Stac
     traits = [rows.traits[place] for place in rows.traits_of]
     kinds = np.array(rows.traits_of)[taken]
     indices = np.array([one.indices for one in rows.traits])[kinds]
+    _write_graph_weights(amounts, indices, ends)
     before, behind = _neighbours(connections, ways, [traits[place] for place in places])
     table = KernelTable(
         amounts=amounts,
@@ -205,12 +212,21 @@ def _stacked(connections: Connections, ways: Sequence[Sequence[Kernel]]) -> Stac
     return StackedTables(table, tuple(ends))
 
 
-def _write_graph_weights(amounts: Floats, ends: Sequence[int]) -> None:
-    """In each view the weights of all its kernels."""
-    per_launch = amounts[:, Amount.WEIGHT_BYTES] / np.maximum(amounts[:, Amount.LAUNCHES], 1.0)
+def _write_graph_weights(amounts: Floats, indices: NDArray[np.int64], ends: Sequence[int]) -> None:
+    """In each view the weights of all its kernels, and those that Winograd's transformation would enlarge:
+    of dense convolutions with 3x3 filters that go step by step.
+    """
+    is_conv = (indices[:, 0] == _CONV_CLASS) & (indices[:, 1] == 0)  # KIND_NAMES begins with Conv
+    is_square = (amounts[:, Amount.WINDOW] == 9.0) & (amounts[:, Amount.LAST_WINDOW] == 3.0)
+    is_plain = (amounts[:, Amount.STRIDE] == 1.0) & (amounts[:, Amount.DILATION] == 1.0)
+    is_wide = np.maximum(amounts[:, Amount.CHANNELS_READ], amounts[:, Amount.CHANNELS_WRITTEN]) > _NARROW
+    is_transformed = is_conv & is_square & is_plain & is_wide & (amounts[:, Amount.GROUPS] == 1.0)
+    amounts[:, Amount.WINOGRAD_BYTES] = np.where(is_transformed, amounts[:, Amount.WEIGHT_BYTES], 0.0)
     starts = (0, *ends[:-1])
     lengths = [end - start for start, end in zip(starts, ends, strict=True)]
-    amounts[:, Amount.GRAPH_WEIGHT_BYTES] = np.repeat(np.add.reduceat(per_launch, starts), lengths)
+    launches = np.maximum(amounts[:, Amount.LAUNCHES], 1.0)
+    for own, whole in _WHOLE_WEIGHTS:
+        amounts[:, whole] = np.repeat(np.add.reduceat(amounts[:, own] / launches, starts), lengths)
 
 
 def _write_layouts(amounts: Floats, connections: Connections, ways: Sequence[Sequence[Kernel]]) -> None:
@@ -284,4 +300,4 @@ def _call_amounts(connections: Connections) -> tuple[float, ...]:
     returned = sum([size_bytes[tensor.name] for tensor in graph.outputs])
     members = len(graph.inputs) + len(graph.outputs)
     sizes = (0.0, 0.0, 0.0, given, returned, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, members)
-    return (*sizes, *NOTHING, 0.0, 0.0, 0.0, 0.0)
+    return (*sizes, *NOTHING, *(0.0,) * 6)

@@ -23,13 +23,17 @@ _RECURRENT = CLASSES.index(KernelClass.RECURRENT)
 _GATES = 3.5  # GRU has three, LSTM four
 
 
-def weight_traffic(table: KernelTable, cache_bytes: float) -> tuple[Floats, Floats]:
+def weight_traffic(
+    table: KernelTable, cache_bytes: float, *, winograd_growth: float = 1.0
+) -> tuple[Floats, Floats]:
     """Bytes of weights that K kernels find in a cache of this size, and that they do not, each (K,), all
-    launches together.
+    launches together. Weights that Winograd's transformation takes are `winograd_growth` times as large.
     """
     amounts = table.amounts
-    weights = amounts[:, Amount.WEIGHT_BYTES]
-    kept = weights * _kept(amounts[:, Amount.GRAPH_WEIGHT_BYTES], cache_bytes)
+    weights = amounts[:, Amount.WEIGHT_BYTES] + (winograd_growth - 1.0) * amounts[:, Amount.WINOGRAD_BYTES]
+    in_turn = amounts[:, Amount.GRAPH_WEIGHT_BYTES]
+    in_turn = in_turn + (winograd_growth - 1.0) * amounts[:, Amount.GRAPH_WINOGRAD_BYTES]
+    kept = weights * _kept(in_turn, cache_bytes)
     streamed = weights - kept
     recurrent = (table.classes == _RECURRENT).nonzero()[0]
     if len(recurrent):

@@ -183,15 +183,15 @@ def test_executed_layers_belong_to_kernels() -> None:
         "Sigmoid_token_3": 50_000,
         "AveragePool": 200_000,
     }
-    timed = timed_kernels(kernels, profile_of(layers, coverage=0.9), median_ms=0.8)
+    timed = timed_kernels(kernels, profile_of(layers, coverage=0.9), median_ms=0.8, engine="onnxruntime")
     expected = np.full(len(kernels) + 1, np.nan)
-    # 0.9 ms of layers are 0.9 of the run, and 0.8 ms were timed: the profiler takes 0.04 ms of each of five
-    for name, own_ms in (("Conv", 0.36), ("Mul", 0.11), ("Sigmoid", 0.01), ("AveragePool", 0.16)):
+    # 0.9 ms of layers, and 0.8 ms were timed: the profiler takes 0.02 ms of each of five
+    for name, own_ms in (("Conv", 0.38), ("Mul", 0.13), ("Sigmoid", 0.03), ("AveragePool", 0.18)):
         home = homes[name]
         expected[home] = np.nan_to_num(expected[home]) + own_ms
     np.testing.assert_allclose(timed, expected)
     assert np.isnan(timed[homes["MaxPool"]])
-    slow = timed_kernels(kernels, profile_of({"Conv": 1_000_000}), median_ms=100.0)
+    slow = timed_kernels(kernels, profile_of({"Conv": 1_000_000}), median_ms=100.0, engine="onnxruntime")
     assert slow[homes["Conv"]] == pytest.approx(
         1.2
     )  # a run is never slower without the profiler than with it
@@ -207,9 +207,10 @@ def test_nodes_that_are_named_by_their_kind_are_found_in_order() -> None:
     model = model_of(nodes, {"x": [1, 4, 8, 8]}, ["y"], stored={"w": noise(4, 4, 3, 3)}, opsets={"": 20})
     kernels = kernels_in(graph_of(model), View.FUSED)
     layers = {"Gelu_token_3": 300_000, "x_abcd_acdb_conv_7/WithoutBiases": 200_000, "Gelu": 100_000}
-    assert timed_kernels(kernels, profile_of(layers), median_ms=0.6)[:3].tolist() == [0.3, 0.2, 0.1]
+    timed = timed_kernels(kernels, profile_of(layers), median_ms=0.6, engine="openvino")
+    assert timed[:3].tolist() == [0.3, 0.2, 0.1]
     del layers["Gelu"]
-    few = timed_kernels(kernels, profile_of(layers), median_ms=0.5)
+    few = timed_kernels(kernels, profile_of(layers), median_ms=0.5, engine="openvino")
     assert np.isnan(few).tolist() == [True, False, True, True]  # whose it is nobody can tell
 
 
@@ -316,7 +317,8 @@ def test_a_source_is_priced_with_the_vectors_that_its_engine_uses() -> None:
     wide = pricer.machines(RUNTIME, AVX512)
     assert wide[0] == wide[-1] == machine_of(RUNTIME, AVX512)
     assert wide[0].macs_per_s == 2 * wide[1].macs_per_s
-    assert len(set(pricer.machines(RUNTIME, HARDWARE))) == 1  # which has vectors of 256 bits
+    narrow = pricer.machines(RUNTIME, HARDWARE)  # which has vectors of 256 bits
+    assert len({machine.macs_per_s for machine in narrow}) == 1
 
 
 def test_a_description_names_what_a_graph_spends_its_time_in() -> None:

@@ -90,6 +90,28 @@ def quantised() -> onnx.ModelProto:
     return model_of(nodes, {"x": [1, 8, 4, 4]}, ["y"], stored=stored)
 
 
+@pytest.mark.parametrize(
+    ("kind", "is_integer"), [("Sigmoid", True), ("Softmax", True), ("Tanh", False), ("LRN", False)]
+)
+def test_an_operator_between_quantisers_runs_on_integers_where_runtimes_have_such_a_kernel(
+    kind: str, is_integer: bool
+) -> None:
+    attributes = {"size": 5} if kind == "LRN" else {}
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"]),
+        helper.make_node(kind, ["d"], ["c"], **attributes),
+        helper.make_node("QuantizeLinear", ["c", "s", "z"], ["p"]),
+        helper.make_node("DequantizeLinear", ["p", "s", "z"], ["y"]),
+    ]
+    stored = {"s": np.asarray(0.1, np.float32), "z": np.asarray(0, np.uint8)}
+    graph = graph_of(model_of(nodes, {"x": [1, 8, 4, 4]}, ["y"], stored=stored))
+    whole = [("QuantizeLinear", 1), (kind, 3), ("DequantizeLinear", 1)]
+    apart = [(node.op_type, 1) for node in nodes]
+    assert anchors(graph) == (whole if is_integer else apart)
+    assert anchors(graph, fuses_chains=True) == whole
+
+
 def test_a_convolution_between_quantisers_is_one_integer_kernel() -> None:
     graph = graph_of(quantised())
     assert anchors(graph) == [("QuantizeLinear", 1), ("Conv", 5), ("DequantizeLinear", 1)]

@@ -35,19 +35,29 @@ def drawn(*shape: int, is_normed: bool = False, is_recurrent: bool = False) -> K
 @pytest.mark.parametrize(
     ("table", "elements"),
     [
-        (drawn(6, 16), 0),
-        (drawn(1, 6, 16), 6 * 24),
+        (drawn(8, 16), 0),
+        (drawn(1, 8, 16), 8 * 24),
+        (drawn(1, 6, 16), 0),
         (drawn(1, 1, 16), 0),
-        (drawn(1, 6, 16, is_normed=True), 0),
-        (drawn(1, 3, 2, 16, is_normed=True), 6 * 24),
-        (drawn(1, 6, 16, is_recurrent=True), 6 * 24),
+        (drawn(1, 8, 16, is_normed=True), 0),
+        (drawn(1, 4, 2, 16, is_normed=True), 8 * 24),
+        (drawn(1, 8, 16, is_recurrent=True), 8 * 24),
     ],
-    ids=["matrix", "untold", "one-row", "told", "four-axes", "time-first"],
+    ids=["matrix", "untold", "rows-apart", "one-row", "told", "four-axes", "time-first"],
 )
 def test_a_product_is_put_back_into_axes_where_more_than_a_matrix_is_left(
     table: KernelTable, elements: int
 ) -> None:
     assert table.amounts[:, Amount.REGROUPED].sum() == elements
+
+
+def test_a_product_of_two_results_is_left_as_it_is_even_with_a_scale() -> None:
+    net = Net("product", style_of("product", least_opset=17))
+    x, y = net.input("x", 1, 2, 8, 16), net.input("y", 1, 2, 16, 8)
+    net.outputs.append(net.scaled(net.product(x, y), 0.25))
+    table = table_of(read_graph(encode(net), dict(net.input_shapes())), View.FUSED)
+    assert table.amounts[:, Amount.WEIGHT_BYTES].any()
+    assert not table.amounts[:, Amount.REGROUPED].any()
 
 
 @pytest.mark.parametrize(("runtime", "is_slower"), [(RUNTIME, False), (NCNN, True)])

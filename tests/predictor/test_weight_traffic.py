@@ -58,3 +58,33 @@ def test_a_state_is_read_at_every_step_from_where_it_fits() -> None:
 def test_every_kernel_of_a_view_knows_the_weights_of_all() -> None:
     table = table_of(read_graph(products(3).SerializeToString(), {}), View.FUSED)
     assert np.all(table.amounts[:, Amount.GRAPH_WEIGHT_BYTES] == 3 * EACH)
+
+
+def convolved(kernel: int, stride: int, groups: int = 1) -> ModelProto:
+    """Sixteen channels to sixteen."""
+    pads = [kernel // 2] * 4
+    node = helper.make_node(
+        "Conv", ["x", "w"], ["y"], strides=[stride] * 2, group=groups, pads=pads, kernel_shape=[kernel] * 2
+    )
+    stored = {"w": noise(16, 16 // groups, kernel, kernel)}
+    return model_of([node], {"x": [1, 16, 8, 8]}, ["y"], stored=stored)
+
+
+@pytest.mark.parametrize(
+    ("model", "is_transformed"),
+    [
+        (convolved(3, 1), True),
+        (convolved(3, 2), False),
+        (convolved(1, 1), False),
+        (convolved(3, 1, 2), False),
+    ],
+    ids=["3x3", "in-steps-of-two", "1x1", "in-groups"],
+)
+def test_weights_grow_where_a_library_transforms_them(model: ModelProto, is_transformed: bool) -> None:
+    table = table_of(read_graph(model.SerializeToString(), {}), View.FUSED)
+    weights = table.amounts[0, Amount.WEIGHT_BYTES]
+    assert sum(weight_traffic(table, 1e6))[0] == weights
+    growth = 4.0 if is_transformed else 1.0
+    assert sum(weight_traffic(table, 1e6, winograd_growth=4.0))[0] == growth * weights
+    # and what grows may no longer fit
+    assert bool(weight_traffic(table, weights, winograd_growth=4.0)[1][0] > 0) is is_transformed
