@@ -3,10 +3,10 @@
 Such runtimes keep the batch apart from the axes. A product with a weight takes a matrix; where more axes are
 left, because there are four or because nothing in the graph told which axis is the batch, its result is put
 back into them. ncnn does that element by element where the product has left several rows beside each other,
-which it does where they are a multiple of four; it then takes up to seventy times as long as the product. The
-rules are those of ncnn's converter (pnnx 20261020), as it converts some hundred models of ours: convolutions,
-poolings, normalisations and recurrent layers tell that the first axis is the batch, and what they are wired
-to, all of the graph as a rule, follows.
+which it does where they are a multiple of four, unless each row is an image of its own; it then takes up to
+seventy times as long as the product. The rules are those of ncnn's converter (pnnx 20261020), as it converts
+some hundred models of ours: convolutions, poolings, normalisations and recurrent layers tell that the first
+axis is the batch, and what they are wired to, all of the graph as a rule, follows.
 """
 
 from __future__ import annotations
@@ -46,6 +46,6 @@ def regrouped_of(kernels: Sequence[Kernel], graph: ModelGraph) -> list[float]:
         shape = graph.tensors[kernel.anchor.outputs[0]].shape
         is_time_first = len(shape) == 3 and shape[0] not in batches and shape[1] in batches
         is_matrix = len(shape) < 3 or (len(shape) == 3 and is_told and not is_time_first)
-        if not is_matrix:
+        if not is_matrix and shape[-2] > 1:
             found[place] = float(kernel.rows * kernel.columns * kernel.launches)
     return found

@@ -69,6 +69,7 @@ class Flag(IntEnum):
     QUANTISES = 4  # writes integers from within
     TRANSPOSED = 5
     INTEGER_CONV = 6  # dynamically quantised convolutions take a path of their own
+    BY_TANH = 7  # a GELU written with a hyperbolic tangent, which not every runtime knows for one
 
 
 class Neighbour(IntEnum):
@@ -116,7 +117,7 @@ _PRECISION_INDEX = {
 _OTHER_PRECISION = 5
 CALL_PLACE = 0
 _KNOWN_LATER = (0.0,) * 6  # layouts, regrouping and the graph's weights: when all kernels are known
-_NOTHING_WITHIN = (False, False, False)
+_NOTHING_WITHIN = (False, False, False, False)
 
 
 @dataclass(frozen=True, slots=True, eq=False)  # each is made once, so identity tells them apart
@@ -199,7 +200,7 @@ def _traits(
     precision: str,
     product: tuple[KernelClass, bool, Neighbour] | None,
     has_replaceable_weights: bool,
-    within: tuple[bool, bool, bool],
+    within: tuple[bool, bool, bool, bool],
 ) -> Traits:
     """`product`: class of a product, whether it is depthwise, and what it is to its neighbours; None of other
     kernels, of which the family tells that.
@@ -216,9 +217,10 @@ def _traits(
             is_depthwise,
             has_replaceable_weights,
             within[0] or kind.startswith("Skip"),
-            *within[1:],
+            *within[1:3],
             kind == "ConvTranspose",
             kind == "ConvInteger",
+            within[3],
         ),
         indices=(
             _CLASS_INDEX[kernel_class],
@@ -256,9 +258,12 @@ def _product(sizes: AttributeValue) -> float:
     return float(math.prod(map(int, sizes))) if isinstance(sizes, tuple) and sizes else 1.0
 
 
-def _within(kernel: Kernel) -> tuple[bool, bool, bool]:
-    """Whether the operators beside the anchor add a tensor, take a curve or quantise."""
+def _within(kernel: Kernel) -> tuple[bool, bool, bool, bool]:
+    """Whether the operators beside the anchor add a tensor, take a curve or quantise, and whether they write
+    a GELU with a tangent.
+    """
     kinds = {op.kind for op in kernel.members if op is not kernel.anchor}
     adds = "Add" in kinds or "Sum" in kinds
     is_formula = kernel.family is Family.NORMALISE  # which has sums of its own
-    return adds and not is_formula, not _CURVES.isdisjoint(kinds), "QuantizeLinear" in kinds
+    is_by_tanh = kernel.anchor.kind == "Gelu" and "Tanh" in kinds
+    return adds and not is_formula, not _CURVES.isdisjoint(kinds), "QuantizeLinear" in kinds, is_by_tanh

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -10,10 +11,13 @@ import pytest
 from numpy.typing import NDArray
 from onnx import helper
 
+from predictor.families.encode import encode
+from predictor.families.layers import Net
+from predictor.families.style import style_of
 from predictor.graph import ModelGraph
 from predictor.kernel_costs.geometry import NOTHING, Extent, geometry_of
 from predictor.kernel_costs.layout import layouts_of
-from predictor.kernel_costs.table import Amount, View, kernels_in, table_of
+from predictor.kernel_costs.table import Amount, Flag, View, kernels_in, table_of
 from predictor.kernels import Kernel
 from predictor.reading.reader import read_graph
 from predictor.wiring import Connections
@@ -172,3 +176,13 @@ def test_a_pooling_between_bytes_counts_as_one_of_bytes() -> None:
     (listed,) = [one for one in kernels_of(graph) if one.anchor.kind == "MaxPool"]
     assert (pool.precision, listed.precision) == ("int8", "float32")
     assert pool.scalar_cycles < listed.scalar_cycles
+
+
+@pytest.mark.parametrize("is_by_tanh", [True, False])
+def test_how_a_gelu_is_written_is_told(is_by_tanh: bool) -> None:
+    style = replace(style_of("net", least_opset=13), has_gemm=is_by_tanh, has_decomposed_curves=True)
+    net = Net("net", style)
+    net.outputs.append(net.act(net.input("x", 1, 8, 16), "gelu"))
+    table = table_of(read_graph(encode(net), dict(net.input_shapes())), View.FUSED)
+    assert "Gelu" in table.names
+    assert bool(table.flags[:, Flag.BY_TANH].any()) is is_by_tanh

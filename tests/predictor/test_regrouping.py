@@ -41,9 +41,10 @@ def drawn(*shape: int, is_normed: bool = False, is_recurrent: bool = False) -> K
         (drawn(1, 1, 16), 0),
         (drawn(1, 8, 16, is_normed=True), 0),
         (drawn(1, 4, 2, 16, is_normed=True), 8 * 24),
-        (drawn(1, 8, 16, is_recurrent=True), 8 * 24),
+        (drawn(2, 8, 16, is_recurrent=True), 16 * 24),
+        (drawn(1, 8, 16, is_recurrent=True), 0),
     ],
-    ids=["matrix", "untold", "rows-apart", "one-row", "told", "four-axes", "time-first"],
+    ids=["matrix", "untold", "rows-apart", "one-row", "told", "four-axes", "time-first", "rows-by-time"],
 )
 def test_a_product_is_put_back_into_axes_where_more_than_a_matrix_is_left(
     table: KernelTable, elements: int
