@@ -9,6 +9,7 @@ magnitude, not checked yet.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
@@ -108,13 +109,26 @@ _LAPTOP = _Processor(3e9, 16, 2e6, 6e10, 3e7, 2.4e10, 1.2e10)
 _SAPPHIRE_RAPIDS = _Processor(3e9, 16, 2e6, 5e10, 5e7, 2.3e10, 1.3e10)
 _ZEN_4 = _Processor(3.7e9, 8, 1e6, 6e10, 1.6e7, 6e10, 1.8e10)
 _ZEN_3 = _Processor(2.9e9, 8, 5e5, 6e10, 1.6e7, 4.5e10, 1.7e10)
-# Engines that gain little or nothing from vectors of 512 bits: MNN has no such code in the builds that it
-# ships, ncnn has some. Read off what the same networks take on two processors.
-_WIDEST_LANES_BY_ENGINE = {"mnn": 8, "ncnn": 12}
-_REGROUP_CYCLES_BY_ENGINE = {"ncnn": 320.0}  # `predictor.kernel_costs.regrouping`
-_WINOGRAD_GROWTH_BY_ENGINE = {"mnn": 4.0, "ncnn": 4.0}  # tiles of 4x4 results: 6x6 numbers in place of 3x3
-_FLAT_DECONV_CYCLES_BY_ENGINE = {"ncnn": 2.0}
-_HALF_MAC_CYCLES_BY_ENGINE = {"torch": 2.2}  # where the processor has no instructions for float16
+
+
+class _Habits(NamedTuple):
+    """What the code of an engine does on every processor; the fields of `Machine` that are named alike."""
+
+    widest_lanes: float = math.inf
+    regroup_cycles: float = 0.0  # `predictor.kernel_costs.regrouping`
+    winograd_growth: float = 1.0
+    flat_deconv_cycles: float = 0.0
+    half_mac_cycles: float = 0.0
+
+
+# MNN has no code for vectors of 512 bits in the builds that it ships, ncnn has some: read off what the same
+# networks take on two processors. Both transform the weights of 3x3 convolutions for tiles of 4x4 results:
+# 6x6 numbers in place of 3x3. The cycles are those of single layers, on three processors.
+_HABITS = {
+    "mnn": _Habits(widest_lanes=8, winograd_growth=4.0),
+    "ncnn": _Habits(widest_lanes=12, regroup_cycles=320.0, winograd_growth=4.0, flat_deconv_cycles=2.0),
+    "torch": _Habits(half_mac_cycles=2.2),  # where the processor has no instructions for float16
+}
 SHORT_FLOAT_FLAGS = frozenset(("avx512_fp16", "fphp", "asimdhp"))
 
 
@@ -141,9 +155,9 @@ def machine_of(runtime: Runtime, hardware: Hardware) -> Machine:
     threads = max(min(runtime.threads, hardware.logical_cores), 1)
     scale = 1.0 / (_UNSHARED + (1.0 - _UNSHARED) / threads)  # Amdahl's law
     core = _processor(hardware)
-    is_short_scalar = SHORT_FLOAT_FLAGS.isdisjoint(hardware.isa_flags)
-    # two fused multiply-add pipes
-    per_cycle = 2.0 * min(lanes, core.widest_lanes, _WIDEST_LANES_BY_ENGINE.get(runtime.engine, lanes))
+    habits = _HABITS.get(runtime.engine, _Habits())
+    has_half = not SHORT_FLOAT_FLAGS.isdisjoint(hardware.isa_flags)
+    per_cycle = 2.0 * min(lanes, core.widest_lanes, habits.widest_lanes)  # two fused multiply-add pipes
     return Machine(
         macs_per_s=per_cycle * core.frequency_hz * scale,
         int8_speedup=int8_speedup,
@@ -159,10 +173,10 @@ def machine_of(runtime: Runtime, hardware: Hardware) -> Machine:
         launch_s=1e-6 if threads == 1 else 1e-6 + _HANDOVER_S,
         view_s=0.4e-6,
         call_s=5e-6,
-        regroup_cycles=_REGROUP_CYCLES_BY_ENGINE.get(runtime.engine, 0.0),
-        winograd_growth=_WINOGRAD_GROWTH_BY_ENGINE.get(runtime.engine, 1.0),
-        flat_deconv_cycles=_FLAT_DECONV_CYCLES_BY_ENGINE.get(runtime.engine, 0.0),
-        half_mac_cycles=_HALF_MAC_CYCLES_BY_ENGINE.get(runtime.engine, 0.0) if is_short_scalar else 0.0,
+        regroup_cycles=habits.regroup_cycles,
+        winograd_growth=habits.winograd_growth,
+        flat_deconv_cycles=habits.flat_deconv_cycles,
+        half_mac_cycles=0.0 if has_half else habits.half_mac_cycles,
     )
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
 from predictor.kernel_making import Kernel
 
@@ -31,6 +31,7 @@ _KINDS = {
     "silu": "Swish", "hswish": "HardSwish", "gap": "GlobalAveragePool", "gmp": "GlobalMaxPool",
 }  # fmt: skip
 
+_Item = TypeVar("_Item")
 _Sort = tuple[object, ...]
 
 
@@ -52,20 +53,24 @@ def ncnn_layers_of(kernels: Sequence[Kernel], names: Sequence[str]) -> dict[int,
         if (found := _product(names, bases, place)) is not None:
             products[found[0]].append(found[1])
     told: dict[int, tuple[int, ...]] = {}
-    for sort, alike in products.items():
-        if len(alike) == len(own[sort]):
-            for place, product in zip(own[sort], alike, strict=True):
-                if layers := _whole(product, kernels[place], bases):
-                    told[place] = layers
+    for home, product in _paired(own, products):
+        if layers := _whole(product, kernels[home], bases):
+            told[home] = layers
     taken = {place for layers in told.values() for place in layers}
     others: dict[_Sort, list[int]] = defaultdict(list)
     for place, base in enumerate(bases):
         if base in _KINDS and place not in taken:
             others[_KINDS[base],].append(place)
-    for sort, places in others.items():
-        if len(places) == len(own[sort]):
-            told |= {place: (layer,) for place, layer in zip(own[sort], places, strict=True)}
-    return told
+    return told | {home: (place,) for home, place in _paired(own, others)}
+
+
+def _paired(
+    own: Mapping[_Sort, list[int]], layers: Mapping[_Sort, list[_Item]]
+) -> Iterator[tuple[int, _Item]]:
+    """Kernels with the layers of their sort, where there are as many."""
+    for sort, alike in layers.items():
+        if len(alike) == len(own.get(sort, ())):
+            yield from zip(own[sort], alike, strict=True)
 
 
 def _product(names: Sequence[str], bases: Sequence[str], place: int) -> tuple[_Sort, _Product] | None:

@@ -102,9 +102,9 @@ def test_a_search_whose_worker_was_killed_ends_with_the_same_front(running: Runn
     client = running.client
     request = SearchCreate(
         target=running.target.id,
-        trial_count=6,
-        population_size=3,
-        verify_count=3,
+        trial_count=4,
+        population_size=2,
+        verify_count=2,
         verify_level=Level.QUICK,
         seed=7,
     )
@@ -144,7 +144,7 @@ def test_a_measurement_whose_agent_was_killed_is_done_at_its_next_start_and_reco
     running: Running,
 ) -> None:
     client = running.client
-    wanted = MeasurementCreate(model=running.model.id, target=running.target.key, level=Level.CERTIFIED)
+    wanted = MeasurementCreate(model=running.model.id, target=running.target.key, level=Level.STANDARD)
     job = client.measure(wanted)
     await_that(lambda: client.job(job.id).state is JobState.RUNNING, "the agent to begin")
     kill(running.agent)
