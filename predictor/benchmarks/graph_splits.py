@@ -61,16 +61,14 @@ def splits_of(
 
 def key_of(data: GraphData, kind: LeftOut, column: int) -> str:
     """What a target is left out with: its own key, its device, its engine, or its group. Groups are dealt
-    engine by engine, so that one holds as few targets of an engine as can be.
+    engine by engine, so that one holds as few targets of an engine as can be; twins share a place.
     """
     target = data.targets[column]
     if kind == "group":
-        order = sorted(
-            range(len(data.targets)),
-            key=lambda place: (data.targets[place].runtime.engine, data.targets[place].key),
-        )
-        groups = min(_GROUPS, len(data.targets))
-        return f"{order.index(column) % groups + 1} of {groups}"
+        by_engine = sorted(data.targets, key=lambda one: (one.runtime.engine, one.key))
+        order = list(dict.fromkeys(_twin(one) for one in by_engine))
+        groups = min(_GROUPS, len(order))
+        return f"{order.index(_twin(target)) % groups + 1} of {groups}"
     if kind == "device":
         return target.key.partition("/")[0]
     return target.key if kind == "target" else target.runtime.engine

@@ -32,9 +32,11 @@ from predictor.benchmarks.graph_run import GraphTask, SplitResult, run_split, ru
 from predictor.benchmarks.graph_splits import (
     ALL,
     GraphSplit,
+    LeftOut,
     fold_of,
     held_out_rows,
     key_of,
+    left_out_columns,
     sources_of,
     splits_of,
 )
@@ -91,6 +93,25 @@ def test_groups_hold_unlike_targets_and_devices_all_of_theirs() -> None:
     assert {key_of(data, "device", column) for column in range(len(data.targets))} == {
         target.key.split("/")[0] for target in data.targets
     }
+
+
+@pytest.mark.parametrize("kind", ["target", "group"])
+def test_a_target_goes_with_its_twin(kind: LeftOut) -> None:
+    """The same runtime on another machine with the same processor."""
+    data = task().data
+    twins = tuple(one.model_copy(update={"key": f"again-{one.key}"}) for one in data.targets)
+    both = replace(
+        data,
+        targets=(*data.targets, *twins),
+        latency_ms=np.concatenate([data.latency_ms, data.latency_ms], axis=1),
+    )
+    split = GraphSplit(kind, key_of(both, kind, 0), 0)
+    left = {both.targets[column].key for column in np.flatnonzero(left_out_columns(both, split))}
+    assert both.targets[0].key in left
+    assert {key for key in left if key.startswith("again-")} == {
+        f"again-{key}" for key in left if not key.startswith("again-")
+    }
+    assert len(left) < len(both.targets)
 
 
 def test_trained_networks_are_remembered(tmp_path: Path) -> None:
