@@ -54,7 +54,9 @@ def run_graph_bench(parsed: argparse.Namespace) -> int:
     """
     _check(parsed)
     data = load_graph_data(parsed.dataset, report=say)
-    published = load_published(parsed.published, parsed.models, report=say) if parsed.published else None
+    published = None
+    if parsed.published:
+        published = load_published(parsed.published, parsed.models, data=data, report=say)
     task = GraphTask(data, fold_of(data, count=FOLDS, seed=parsed.seed), published)
     known = digest_of(data) if published is None else f"{digest_of(data)}-{digest_of(published)}"
     folder = parsed.work / f"{known}-{parsed.seed}"

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -37,11 +38,38 @@ def load_graph_data(path: Path, *, report: Report) -> GraphData:
     return graph_data_of(rows, model_builders(), report=report)
 
 
-def load_published(path: Path, folder: Path, *, report: Report) -> GraphData:
-    """Real models, from the folder that was measured."""
-    rows = [row for row in read_dataset(path) if row.family == PUBLISHED]
+def load_published(path: Path, folder: Path, *, data: GraphData, report: Report) -> GraphData:
+    """Real models, from the folder that was measured, at the speed that their machine had in `data`."""
+    measured = read_dataset(path)
+    slower = _slower(data, measured)
+    rows = [
+        replace(row, median_ms=row.median_ms * slower.get(_device_of(row), 1.0))
+        for row in measured
+        if row.family == PUBLISHED
+    ]
+    for device, factor in slower.items():
+        report(f"{device} took {factor:.3f} times as long for the reference models in the dataset")
     builders = {one.name: partial(_given, one) for one in subjects_in(folder)}
     return graph_data_of(rows, builders, report=report)
+
+
+def _slower(data: GraphData, rows: Sequence[Row]) -> dict[str, float]:
+    """By device, how much longer its targets took for the reference models in `data` than in these rows, in
+    the median: a virtual machine is not as fast on every day.
+    """
+    targets = {target.key: column for column, target in enumerate(data.targets)}
+    names = {str(name): place for place, name in enumerate(data.names)}
+    logs: dict[str, list[float]] = {}
+    for row in rows:
+        if row.family == REFERENCE and row.name in names and row.target_key in targets:
+            known_ms = data.latency_ms[names[row.name], targets[row.target_key]]
+            if np.isfinite(known_ms):
+                logs.setdefault(_device_of(row), []).append(float(np.log(known_ms / row.median_ms)))
+    return {device: float(np.exp(np.median(found))) for device, found in logs.items()}
+
+
+def _device_of(row: Row) -> str:
+    return row.target_key.partition("/")[0]
 
 
 def _given(subject: Subject) -> Built:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -108,10 +109,35 @@ def test_real_models_are_read_from_their_folder(tmp_path: Path) -> None:
     one = data.rows(data.names == model.name)
     named = [row | {"family": PUBLISHED, "name": "real.onnx"} for row in rows_of(one)]
     (tmp_path / "real.onnx").write_bytes(model.model)
-    published = load_published(write(tmp_path / "real.parquet", named), tmp_path, report=print)
+    file = write(tmp_path / "real.parquet", named)
+    published = load_published(file, tmp_path, data=data, report=print)
     assert published.names.tolist() == ["real.onnx"]
     assert published.graphs[0].digest == one.graphs[0].digest
-    assert load_published(tmp_path / "real.parquet", tmp_path, report=print).is_whole.all()
+    assert published.is_whole.all()
+
+
+def test_real_models_are_brought_to_the_speed_that_their_machine_had(tmp_path: Path) -> None:
+    """Of the dataset's machine, by the reference models: here it was twice as fast the day they were
+    measured.
+    """
+    data = fleet()
+    model = reference_models()[0]
+    today = replace(data, latency_ms=0.5 * data.latency_ms)
+    references = rows_of(today.rows(data.is_reference))
+    one = data.rows(data.names == model.name)
+    named = [
+        row | {"family": PUBLISHED, "name": "real.onnx"}
+        for row in rows_of(today.rows(data.names == model.name))
+    ]
+    (tmp_path / "real.onnx").write_bytes(model.model)
+    heard: list[str] = []
+    published = load_published(
+        write(tmp_path / "real.parquet", [*references, *named]), tmp_path, data=data, report=heard.append
+    )
+    keys = [target.key for target in published.targets]
+    columns = [keys.index(target.key) for target in one.targets]
+    np.testing.assert_allclose(published.latency_ms[:, columns], one.latency_ms)
+    assert any("2.000 times as long" in line for line in heard)
 
 
 @pytest.mark.parametrize(
