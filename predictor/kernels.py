@@ -53,13 +53,10 @@ class Views:
     def __init__(self, graph: ModelGraph) -> None:
         self.connections = Connections(graph)
         self._maker = KernelMaker(self.connections)
-        self._integers: dict[bool, _Integers] = {}
 
     def fused(self, *, fuses_chains: bool) -> tuple[Kernel, ...]:
         """As `kernels_of`."""
-        if fuses_chains not in self._integers:
-            self._integers[fuses_chains] = _integers_of(self.connections, fuses_chains=fuses_chains)
-        fusion = _Fusion(self.connections, self._integers[fuses_chains], fuses_chains)
+        fusion = _Fusion(self.connections, fuses_chains)
         fusion.place_all()
         return tuple(fusion.kernels(self._maker))
 
@@ -96,11 +93,7 @@ class _Integers:
 def _integers_of(connections: Connections, *, fuses_chains: bool) -> _Integers:
     if not connections.has_quantised:
         return _Integers((), frozenset())
-    operators = [
-        (fuses_chains or op.kind in _IN_INTEGERS or op.kind in _QUANTISED_PRODUCTS)
-        and _runs_on_integers(op, connections)
-        for op in connections.operators
-    ]
+    operators = [_runs_on_integers(op, connections, any_kind=fuses_chains) for op in connections.operators]
     tensors: set[str] = set()
     for op, kind in zip(connections.operators, connections.kinds, strict=True):
         name = op.outputs[0] if kind in DEQUANTISES else ""
@@ -109,11 +102,13 @@ def _integers_of(connections: Connections, *, fuses_chains: bool) -> _Integers:
     return _Integers(operators, tensors)
 
 
-def _runs_on_integers(op: Operator, connections: Connections) -> bool:
-    """A product in few bits, or a float operator with all of its inputs and outputs between Q and DQ."""
+def _runs_on_integers(op: Operator, connections: Connections, *, any_kind: bool) -> bool:
+    """A product in few bits, or a float operator with all of its inputs and outputs between Q and DQ, of any
+    kind or of one that has such a kernel.
+    """
     if op.kind in _QUANTISED_PRODUCTS:
         return op.precision in ("int8", "int4", "int2")
-    if not connections.has_quantised:
+    if not connections.has_quantised or not (any_kind or op.kind in _IN_INTEGERS):
         return False
     kinds, producer, uses = connections.kinds, connections.producer, connections.uses
     is_between = False
@@ -133,7 +128,7 @@ class _Fusion:
     union-find.
     """
 
-    def __init__(self, connections: Connections, integers: _Integers, fuses_chains: bool) -> None:
+    def __init__(self, connections: Connections, fuses_chains: bool) -> None:
         self._connections = connections
         self._tensors = connections.tensors
         self._operators = operators = connections.operators
@@ -151,6 +146,7 @@ class _Fusion:
         self._closed: set[int] = set()  # products that have applied their activation
         self._put_patterns_together(connections)
         self._has_quantised = connections.has_quantised
+        integers = _integers_of(connections, fuses_chains=fuses_chains)
         self._quantised, self._read_as_integers = integers.operators, integers.tensors
 
     def _put_patterns_together(self, connections: Connections) -> None:
@@ -270,7 +266,7 @@ class _Fusion:
         """Whether the product there runs on integers."""
         if self._has_quantised:
             return self._quantised[home]
-        return _runs_on_integers(self._operators[home], self._connections)
+        return _runs_on_integers(self._operators[home], self._connections, any_kind=self._fuses_chains)
 
     def _absorbs(self, home: int, op: Operator, kind: str, through: str) -> bool:
         """Whether a product takes in the operator behind it, which is of this kind."""

@@ -65,6 +65,18 @@ QUANTISED_CLASSES = (KernelClass.INT8, KernelClass.DYNAMIC_INT8, KernelClass.LOW
 _DYNAMIC_KINDS = frozenset(("MatMulInteger", "ConvInteger", "DynamicQuantizeMatMul", "MatMulIntegerToFloat"))
 
 
+class Habits(NamedTuple):
+    """What the code of an engine does on every processor."""
+
+    widest_lanes: float = math.inf  # float32 numbers per vector
+    regroup_cycles: float = 0.0  # of an element that a product's result is put back into axes by
+    winograd_growth: float = 1.0  # of the weights of 3x3 convolutions, which are stored transformed
+    # Of a multiply-accumulate that no vector code has: of transposed convolutions over one axis, and of
+    # products in float16.
+    flat_deconv_cycles: float = 0.0
+    half_mac_cycles: float = 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class Machine:
     """Nominal rates of the threads (or of the accelerator) that a runtime uses."""
@@ -83,12 +95,7 @@ class Machine:
     launch_s: float
     view_s: float  # an operator that moves nothing still passes through the executor
     call_s: float  # from the caller to the first operator and back
-    regroup_cycles: float = 0.0  # of an element that a product's result is put back into axes by
-    winograd_growth: float = 1.0  # of the weights of 3x3 convolutions, which are stored transformed
-    # Of a multiply-accumulate that no vector code has: of transposed convolutions over one axis, and of
-    # products in float16.
-    flat_deconv_cycles: float = 0.0
-    half_mac_cycles: float = 0.0
+    habits: Habits
 
 
 class _Processor(NamedTuple):
@@ -110,24 +117,13 @@ _SAPPHIRE_RAPIDS = _Processor(3e9, 16, 2e6, 5e10, 5e7, 2.3e10, 1.3e10)
 _ZEN_4 = _Processor(3.7e9, 8, 1e6, 6e10, 1.6e7, 6e10, 1.8e10)
 _ZEN_3 = _Processor(2.9e9, 8, 5e5, 6e10, 1.6e7, 4.5e10, 1.7e10)
 
-
-class _Habits(NamedTuple):
-    """What the code of an engine does on every processor; the fields of `Machine` that are named alike."""
-
-    widest_lanes: float = math.inf
-    regroup_cycles: float = 0.0  # `predictor.kernel_costs.regrouping`
-    winograd_growth: float = 1.0
-    flat_deconv_cycles: float = 0.0
-    half_mac_cycles: float = 0.0
-
-
 # MNN has no code for vectors of 512 bits in the builds that it ships, ncnn has some: read off what the same
 # networks take on two processors. Both transform the weights of 3x3 convolutions for tiles of 4x4 results:
 # 6x6 numbers in place of 3x3. The cycles are those of single layers, on three processors.
 _HABITS = {
-    "mnn": _Habits(widest_lanes=8, winograd_growth=4.0),
-    "ncnn": _Habits(widest_lanes=12, regroup_cycles=320.0, winograd_growth=4.0, flat_deconv_cycles=2.0),
-    "torch": _Habits(half_mac_cycles=2.2),  # where the processor has no instructions for float16
+    "mnn": Habits(widest_lanes=8, winograd_growth=4.0),
+    "ncnn": Habits(widest_lanes=12, regroup_cycles=320.0, winograd_growth=4.0, flat_deconv_cycles=2.0),
+    "torch": Habits(half_mac_cycles=2.2),  # where the processor has no instructions for float16
 }
 SHORT_FLOAT_FLAGS = frozenset(("avx512_fp16", "fphp", "asimdhp"))
 
@@ -150,13 +146,15 @@ def machine_of(runtime: Runtime, hardware: Hardware) -> Machine:
             launch_s=6e-6,
             view_s=1e-6,
             call_s=3e-5,
+            habits=Habits(),
         )
     lanes, int8_speedup = _vectors(set(hardware.isa_flags))
     threads = max(min(runtime.threads, hardware.logical_cores), 1)
     scale = 1.0 / (_UNSHARED + (1.0 - _UNSHARED) / threads)  # Amdahl's law
     core = _processor(hardware)
-    habits = _HABITS.get(runtime.engine, _Habits())
-    has_half = not SHORT_FLOAT_FLAGS.isdisjoint(hardware.isa_flags)
+    habits = _HABITS.get(runtime.engine, Habits())
+    if not SHORT_FLOAT_FLAGS.isdisjoint(hardware.isa_flags):
+        habits = habits._replace(half_mac_cycles=0.0)
     per_cycle = 2.0 * min(lanes, core.widest_lanes, habits.widest_lanes)  # two fused multiply-add pipes
     return Machine(
         macs_per_s=per_cycle * core.frequency_hz * scale,
@@ -173,10 +171,7 @@ def machine_of(runtime: Runtime, hardware: Hardware) -> Machine:
         launch_s=1e-6 if threads == 1 else 1e-6 + _HANDOVER_S,
         view_s=0.4e-6,
         call_s=5e-6,
-        regroup_cycles=habits.regroup_cycles,
-        winograd_growth=habits.winograd_growth,
-        flat_deconv_cycles=habits.flat_deconv_cycles,
-        half_mac_cycles=0.0 if has_half else habits.half_mac_cycles,
+        habits=habits,
     )
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from predictor.benchmarks.errors import TableRejected
-from predictor.benchmarks.graph_method import PUBLISHED, REFERENCE, GraphData
+from predictor.benchmarks.graph_method import PUBLISHED, REFERENCE, GraphData, device_of
 from predictor.campaign.dataset import Row, read_dataset
 from predictor.campaign.models import Built, model_builders
 from predictor.checkpoint import TargetFacts
@@ -43,7 +43,7 @@ def load_published(path: Path, folder: Path, *, data: GraphData, report: Report)
     measured = read_dataset(path)
     slower = _slower(data, measured)
     rows = [
-        replace(row, median_ms=row.median_ms * slower.get(_device_of(row), 1.0))
+        replace(row, median_ms=row.median_ms * slower.get(device_of(row.target_key), 1.0))
         for row in measured
         if row.family == PUBLISHED
     ]
@@ -64,12 +64,8 @@ def _slower(data: GraphData, rows: Sequence[Row]) -> dict[str, float]:
         if row.family == REFERENCE and row.name in names and row.target_key in targets:
             known_ms = data.latency_ms[names[row.name], targets[row.target_key]]
             if np.isfinite(known_ms):
-                logs.setdefault(_device_of(row), []).append(float(np.log(known_ms / row.median_ms)))
+                logs.setdefault(device_of(row.target_key), []).append(float(np.log(known_ms / row.median_ms)))
     return {device: float(np.exp(np.median(found))) for device, found in logs.items()}
-
-
-def _device_of(row: Row) -> str:
-    return row.target_key.partition("/")[0]
 
 
 def _given(subject: Subject) -> Built:

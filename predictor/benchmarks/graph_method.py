@@ -29,6 +29,11 @@ PUBLISHED = "published"  # the family of real models, which nothing is ever lear
 Support = Sequence[tuple[ModelGraph, float]]  # graphs with their milliseconds
 
 
+def device_of(target_key: str) -> str:
+    """The machine that a target's key begins with."""
+    return target_key.partition("/")[0]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class GraphData:
     """G models on T targets. `names`, `families`, `precisions` (G,) of strings, `is_sweep` (G,);

@@ -16,7 +16,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from predictor.benchmarks.errors import TaskRejected
-from predictor.benchmarks.graph_method import Flags, GraphData
+from predictor.benchmarks.graph_method import Flags, GraphData, device_of
 from predictor.checkpoint import TargetFacts
 
 LeftOut = Literal["group", "target", "device", "engine"]
@@ -70,7 +70,7 @@ def key_of(data: GraphData, kind: LeftOut, column: int) -> str:
         groups = min(_GROUPS, len(order))
         return f"{order.index(_twin(target)) % groups + 1} of {groups}"
     if kind == "device":
-        return target.key.partition("/")[0]
+        return device_of(target.key)
     return target.key if kind == "target" else target.runtime.engine
 
 

@@ -20,7 +20,6 @@ _BESIDE = ((-1, re.compile(r"^F_linear_\d+_ncnnreshape0$")), (1, re.compile(r"^F
 _LINEAR_SORT = ("product",)
 _SUMS = frozenset(("add",))
 _CURVES = frozenset(("Relu", "Clip", "Sigmoid", "Tanh", "HardSigmoid", "LeakyRelu", "HardSwish", "Elu"))
-_CURVE_LAYERS = frozenset(("relu", "clamp", "sigmoid", "tanh", "hsigmoid", "leakyrelu", "hswish", "elu"))
 _KINDS = {
     "ln": "LayerNormalization", "bn": "BatchNormalization", "softmax": "Softmax", "cat": "Concat",
     "interpolate": "Resize", "maxpool2d": "MaxPool", "maxpool1d": "MaxPool", "avgpool2d": "AveragePool",
@@ -30,6 +29,7 @@ _KINDS = {
     "clamp": "Clip", "erf": "Erf", "matmul": "MatMul", "matmultransb": "MatMul",
     "silu": "Swish", "hswish": "HardSwish", "gap": "GlobalAveragePool", "gmp": "GlobalMaxPool",
 }  # fmt: skip
+_CURVE_LAYERS = frozenset(base for base, kind in _KINDS.items() if kind in _CURVES)
 
 _Item = TypeVar("_Item")
 _Sort = tuple[object, ...]

@@ -65,14 +65,14 @@ def nominal_times(table: KernelTable, machine: Machine, *, has_generic_paths: bo
 
 def _scalar_cycles(table: KernelTable, machine: Machine) -> Floats:
     """What is computed one by one: everywhere, and where an engine has no better code."""
-    amounts, macs = table.amounts, table.amounts[:, Amount.MACS]
-    cycles: Floats = amounts[:, Amount.SCALAR_CYCLES] + machine.regroup_cycles * amounts[:, Amount.REGROUPED]
-    if machine.flat_deconv_cycles:
+    amounts, macs, habits = table.amounts, table.amounts[:, Amount.MACS], machine.habits
+    cycles: Floats = amounts[:, Amount.SCALAR_CYCLES] + habits.regroup_cycles * amounts[:, Amount.REGROUPED]
+    if habits.flat_deconv_cycles:
         is_flat = (table.flags[:, Flag.TRANSPOSED] > 0) & (amounts[:, Amount.RANK] == _SIGNAL_RANK)
-        cycles += machine.flat_deconv_cycles * np.where(is_flat, macs, 0.0)
-    if machine.half_mac_cycles:
+        cycles += habits.flat_deconv_cycles * np.where(is_flat, macs, 0.0)
+    if habits.half_mac_cycles:
         is_half = (table.precisions == _HALF) & _PRODUCTS[table.classes]
-        cycles += machine.half_mac_cycles * np.where(is_half, macs, 0.0)
+        cycles += habits.half_mac_cycles * np.where(is_half, macs, 0.0)
     return cycles
 
 
@@ -131,7 +131,7 @@ def _held(table: KernelTable, machine: Machine, cache_bytes: float) -> tuple[Flo
     launches = np.maximum(amounts[:, Amount.LAUNCHES], 1.0)
     moved = amounts[:, Amount.BYTES_READ] + amounts[:, Amount.BYTES_WRITTEN]
     per_launch = np.maximum(moved - amounts[:, Amount.WEIGHT_BYTES], 0.0) / launches
-    kept, streamed = weight_traffic(table, cache_bytes, winograd_growth=machine.winograd_growth)
+    kept, streamed = weight_traffic(table, cache_bytes, winograd_growth=machine.habits.winograd_growth)
     return np.minimum(per_launch, cache_bytes) * launches + kept, per_launch * launches + kept + streamed
 
 

@@ -116,7 +116,7 @@ _PRECISION_INDEX = {
 }  # fmt: skip
 _OTHER_PRECISION = 5
 CALL_PLACE = 0
-_KNOWN_LATER = (0.0,) * 6  # layouts, regrouping and the graph's weights: when all kernels are known
+KNOWN_LATER = (0.0,) * 6  # layouts, regrouping and the graph's weights: when all kernels are known
 _NOTHING_WITHIN = (False, False, False, False)
 
 
@@ -189,7 +189,7 @@ class Rows:
             _product(attributes["strides"]) if "strides" in attributes else 1.0,
             len(members),
             *geometry_of(kernel, self._connections.tensors, self._connections.elements),
-            *_KNOWN_LATER,
+            *KNOWN_LATER,
         )
 
 

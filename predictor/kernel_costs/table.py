@@ -28,6 +28,7 @@ from predictor.kernel_costs.rows import (
     CALL_PLACE,
     CLASSES,
     KIND_NAMES,
+    KNOWN_LATER,
     PRECISIONS,
     Amount,
     Flag,
@@ -300,4 +301,4 @@ def _call_amounts(connections: Connections) -> tuple[float, ...]:
     returned = sum([size_bytes[tensor.name] for tensor in graph.outputs])
     members = len(graph.inputs) + len(graph.outputs)
     sizes = (0.0, 0.0, 0.0, given, returned, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, members)
-    return (*sizes, *NOTHING, *(0.0,) * 6)
+    return (*sizes, *NOTHING, *KNOWN_LATER)
