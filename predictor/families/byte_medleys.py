@@ -110,7 +110,7 @@ def byte_medley(design: Design) -> Point:
     text = label(s=side, n=count, b=batch)
 
     def draw(net: Net) -> None:
-        dice = Dice(text)
+        dice = design.dice(text)
         x = net.input("image", batch, dice.pick(1, 3, 3, 3), side, side)
         kernel, stride = dice.pick((3, 1), (3, 2), (7, 2), (11, 4)) if side > 40 else (3, 1)
         x = net.conv(x, dice.channels(8, 64), kernel, stride=stride, act="Relu")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
@@ -81,7 +81,9 @@ class Family:
 
 @dataclass(frozen=True, slots=True)
 class Specimen:
-    """One model of a family. Nothing is made before `build`."""
+    """One model of a family. Nothing is made before `build`. `lists_weights`: as inputs too, so that callers
+    may replace them, whatever the dialect.
+    """
 
     family: str
     name: str
@@ -90,11 +92,15 @@ class Specimen:
     draw: Drawing
     least_opset: int
     has_convs: bool
+    lists_weights: bool = False
 
     def build(self) -> tuple[bytes, dict[str, tuple[int, ...]]]:
         """The model's bytes, the same everywhere, and the shapes of its inputs."""
         stem = self.name.rsplit("/", 1)[0]
-        net = Net(stem, style_of(stem, least_opset=self.least_opset))
+        style = style_of(stem, least_opset=self.least_opset)
+        if self.lists_weights:
+            style = replace(style, has_listed_weights=True, has_constant_nodes=False)
+        net = Net(stem, style)
         self.draw(net)
         if self.precision == "int8":
             to_qdq(net, CONV_KINDS if self.has_convs else MATRIX_KINDS)

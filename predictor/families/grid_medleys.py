@@ -8,7 +8,7 @@ import math
 
 from predictor.families.attention import attended
 from predictor.families.layers import Net
-from predictor.families.sweeps import Block, Choices, Design, Dice, Point, Sweep, composed, label
+from predictor.families.sweeps import Block, Choices, Design, Point, Sweep, composed, label
 
 _CURVES = ("Relu", "gelu", "gelu", "silu", "Tanh", "Sigmoid")
 _MOST_NUMBERS = 3e5  # of one activation
@@ -121,7 +121,7 @@ def grid_medley(design: Design) -> Point:
     text = label(c=channels, s=side, n=count, b=batch)
 
     def draw(net: Net) -> None:
-        dice = Dice(text)
+        dice = design.dice(text)
         x = net.input("grid", batch, side, side, channels)
         x = composed(net, x, count, _BLOCKS, dice)
         net.outputs.append(x)

@@ -9,7 +9,7 @@ import math
 import numpy as np
 
 from predictor.families.layers import Net
-from predictor.families.sweeps import Block, Choices, Design, Dice, Point, Sweep, composed, label
+from predictor.families.sweeps import Block, Choices, Design, Point, Sweep, composed, label
 
 _CURVES = ("Relu", "Relu", "Sigmoid", "Tanh", "hardswish", "silu", "LeakyRelu", "gelu", "relu6")
 _MOST_NUMBERS = 3e5  # of one activation
@@ -117,7 +117,7 @@ def image_rarities(design: Design) -> Point:
     text = label(c=channels, s=side, n=count, b=batch)
 
     def draw(net: Net) -> None:
-        dice = Dice(text)
+        dice = design.dice(text)
         x = net.input("image", batch, channels, side, side)
         x = composed(net, x, count, _IMAGE_BLOCKS, dice)
         net.outputs.append(net.dense(net.pooled(x), dice.log(4, 200)))
@@ -264,7 +264,7 @@ def row_rarities(design: Design) -> Point:
     text = label(m=length, k=size, n=count, b=batch)
 
     def draw(net: Net) -> None:
-        dice = Dice(text)
+        dice = design.dice(text)
         x = net.input("rows", batch, length, size)
         x = composed(net, x, count, _ROW_BLOCKS, dice)
         net.outputs.append(x)

@@ -11,12 +11,14 @@ from predictor.families import (
     convnets,
     decoders,
     grid_medleys,
+    heavy_medleys,
     image_medleys,
     images,
     mixing,
     moving_sweeps,
     product_sweeps,
     rare_medleys,
+    round_medleys,
     row_medleys,
     sequences,
     signal_medleys,
@@ -29,7 +31,7 @@ FAMILY_VERSION = 1
 _THEMES = (convnets, branching, images, attention, decoders, sequences, mixing)
 _SWEEPS = (
     product_sweeps, moving_sweeps, image_medleys, row_medleys, rare_medleys, signal_medleys, grid_medleys,
-    stack_medleys, byte_medleys,
+    stack_medleys, byte_medleys, round_medleys, heavy_medleys,
 )  # fmt: skip
 
 __all__ = ["FAMILY_VERSION", "Specimen", "specimens"]

@@ -157,8 +157,7 @@ _LEAN_BLOCKS: tuple[Block, ...] = (  # of models that run one position at a time
 )  # fmt: skip
 
 
-def _drawn(net: Net, text: str, shape: tuple[int, int, int], count: int, blocks: tuple[Block, ...]) -> None:
-    dice = Dice(text)
+def _drawn(net: Net, dice: Dice, shape: tuple[int, int, int], count: int, blocks: tuple[Block, ...]) -> None:
     x = net.input("rows", *shape)
     net.outputs.append(composed(net, x, count, blocks, dice))
 
@@ -169,7 +168,8 @@ def row_medley(design: Design) -> Point:
     batch, count = design.pick(1, 1, 1, 1, 1, 4), design.log(3, 14)
     size = max(min(size, int(_MOST_NUMBERS / (batch * length)) // 16 * 16), 16)
     text = label(m=length, k=size, n=count, b=batch)
-    return Point(text, lambda net: _drawn(net, text, (batch, length, size), count, _BLOCKS), 0.0)
+    shape = (batch, length, size)
+    return Point(text, lambda net: _drawn(net, design.dice(text), shape, count, _BLOCKS), 0.0)
 
 
 def step_medley(design: Design) -> Point:
@@ -177,7 +177,8 @@ def step_medley(design: Design) -> Point:
     length, size = design.pick(1, 1, 1, 1, 2, 4, 8), design.log(2, 96) * 16
     batch, count = design.pick(1, 1, 1, 1, 1, 2, 8), design.log(3, 20)
     text = label(m=length, k=size, n=count, b=batch)
-    return Point(text, lambda net: _drawn(net, text, (batch, length, size), count, _LEAN_BLOCKS), 0.0)
+    shape = (batch, length, size)
+    return Point(text, lambda net: _drawn(net, design.dice(text), shape, count, _LEAN_BLOCKS), 0.0)
 
 
 def stream_medley(design: Design) -> Point:
@@ -187,16 +188,15 @@ def stream_medley(design: Design) -> Point:
     weights, shape = design.log(1_000_000, 25_000_000), 2.0 ** (2.0 * design.unit() - 1.0)
     if kind == "recurrent":
         rows = max(min(rows * design.pick(1, 1, 2, 8), int(_MOST_MACS / weights)), 1)
-    each = weights // count
+    each = weights / count / {"dense": 2, "gated": 3, "recurrent": 8}[kind]
+    size = max(design.rounded(int(math.sqrt(each / shape))) // 16 * 16, 16)
+    wide = max(design.rounded(int(size * shape)) // 16 * 16, 16)
     text = f"{kind}-{label(m=rows, n=count, w=weights // 1000)}"
-    return Point(text, lambda net: _drawn_stream(net, kind, rows, count, each, shape), 0.0)
+    return Point(text, lambda net: _drawn_stream(net, kind, rows, count, size, wide), 0.0)
 
 
-def _drawn_stream(net: Net, kind: str, rows: int, count: int, each: int, shape: float) -> None:
-    """`each`: weights of a block; `shape`: columns per row of its first product, relative to a square."""
-    products = {"dense": 2, "gated": 3, "recurrent": 8}[kind]
-    size = max(int(math.sqrt(each / products / shape)) // 16 * 16, 16)
-    wide = max(int(size * shape) // 16 * 16, 16)
+def _drawn_stream(net: Net, kind: str, rows: int, count: int, size: int, wide: int) -> None:
+    """`wide`: columns of a block's first product."""
     x = net.input("rows", rows, 1, size) if kind == "recurrent" else net.input("rows", 1, rows, size)
     for index in range(count):
         if kind == "recurrent":

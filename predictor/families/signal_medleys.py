@@ -8,7 +8,7 @@ import math
 
 from predictor.families.attention import attended
 from predictor.families.layers import Net
-from predictor.families.sweeps import Block, Choices, Design, Dice, Point, Sweep, composed, label
+from predictor.families.sweeps import Block, Choices, Design, Point, Sweep, composed, label
 
 _CURVES = ("Relu", "Relu", "LeakyRelu", "LeakyRelu", "silu", "gelu", "Tanh", "Elu", "PRelu", "Sigmoid")
 _MOST_NUMBERS = 3e5  # of one activation
@@ -146,7 +146,7 @@ def signal_medley(design: Design) -> Point:
     text = label(c=channels, s=length, n=count, b=batch)
 
     def draw(net: Net) -> None:
-        dice = Dice(text)
+        dice = design.dice(text)
         x = net.input("signal", batch, channels, length)
         x = composed(net, x, count, _BLOCKS, dice)
         is_whole = dice.unit() < 0.5 or math.prod(net.shape(x)) > _MOST_NUMBERS

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from predictor.families.layers import Net
 from predictor.families.sequences import carried
-from predictor.families.sweeps import Choices, Design, Dice, Point, Sweep, label
+from predictor.families.sweeps import Choices, Design, Point, Sweep, label
 
 _CURVES = ("Relu", "Relu", "Tanh", "Sigmoid", "gelu", "silu", "")
 _MOST_WEIGHTS = 2.5e7  # of a model
@@ -45,15 +45,16 @@ def dense_stack(design: Design) -> Point:
     rows, count = design.pick(1, 1, 1, 1, 2, 4, 8, 16, 32, 64, 128, 256), design.log(1, 9)
     size, has_tables = design.log(1, 256) * 8, design.unit() < 0.2
     most = min(_MOST_WEIGHTS, _MOST_MACS / rows) / count
-    size = max(min(size, int(most**0.5)) // 8 * 8, 8)
+    size = max(design.rounded(min(size, int(most**0.5))) // 8 * 8, 8)
     text = label(m=rows, k=size, n=count, t=int(has_tables))
 
     def draw(net: Net) -> None:
-        dice = Dice(text)
+        dice = design.dice(text)
         x = _looked_up(net, rows, size, dice) if has_tables else net.input("rows", rows, size)
         for _ in range(count):
             inner = net.shape(x)[1]
-            columns = max(min(int(size * 2.0 ** (4.0 * dice.unit() - 2.0)), int(most / inner)) // 8 * 8, 8)
+            columns = dice.rounded(int(size * 2.0 ** (4.0 * dice.unit() - 2.0)))
+            columns = max(min(columns, int(most / inner)) // 8 * 8, 8)
             x = dice.pick(*_LAYERS)(net, x, columns, dice)
         net.outputs.append(net.dense(x, dice.log(1, 200)) if dice.unit() < 0.7 else x)
 
@@ -74,13 +75,12 @@ def carried_stack(design: Design) -> Point:
     frames, batch = design.pick(1, 1, 1, 1, 2, 4, 8, 16), design.pick(1, 1, 1, 1, 4, 8)
     size, count = design.log(2, 128) * 8, design.log(1, 4)
     cell = design.pick("LSTM", "GRU")
-    size = max(
-        min(size, int((min(_MOST_WEIGHTS, _MOST_MACS / frames / batch) / count / 8) ** 0.5)) // 8 * 8, 16
-    )
+    most = min(_MOST_WEIGHTS, _MOST_MACS / frames / batch) / count / 8
+    size = max(design.rounded(min(size, int(most**0.5))) // 8 * 8, 16)
     text = label(t=frames, k=size, n=count, b=batch) + f"-{cell.lower()}"
 
     def draw(net: Net) -> None:
-        dice = Dice(text)
+        dice = design.dice(text)
         x = net.input("frames", frames, batch, dice.log(1, 32) * 8)
         if dice.unit() < 0.6:
             x = net.linear(x, size, act=dice.pick("Relu", "Tanh", ""))

@@ -18,11 +18,18 @@ from predictor.families.family import PRECISIONS, QUANTISED_OPSET, Drawing, Spec
 from predictor.families.layers import Net
 
 _PRIMES = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37)
+# Sizes relative to the power of two below, and what they are rounded to.
+_ROUND = ((1.2, 1.0), (1.4, 1.25), (1.6, 1.5), (1.75, 1.75), (2.0, 2.0))
 _Item = TypeVar("_Item")
 
 
 class Choices(ABC):
-    """Sizes and variants of a model, one after the other; each call takes the next number in [0, 1)."""
+    """Sizes and variants of a model, one after the other; each call takes the next number in [0, 1).
+    `is_round`: sizes are such as people choose.
+    """
+
+    def __init__(self, *, is_round: bool) -> None:
+        self.is_round = is_round
 
     @abstractmethod
     def unit(self) -> float:
@@ -30,7 +37,18 @@ class Choices(ABC):
 
     def log(self, low: float, high: float) -> int:
         """A whole number, evenly spread in its logarithm."""
-        return round(low * math.exp(math.log(high / low) * self.unit()))
+        size = round(low * math.exp(math.log(high / low) * self.unit()))
+        return self.rounded(size, high)
+
+    def rounded(self, size: int, high: float = math.inf) -> int:
+        """Where sizes are round, one nearby that is: a power of two in nearly half of all cases, else 5,
+        6 or 7 times one.
+        """
+        if not self.is_round or size < 5:  # the first that is not round is 9
+            return size
+        power = 2 ** int(math.log2(size))
+        nearest = next(share for bound, share in _ROUND if size / power < bound)
+        return int(power * nearest) if power * nearest <= high else power
 
     def pick(self, *options: _Item) -> _Item:
         """One of the options; name one twice to have it twice as often."""
@@ -45,7 +63,8 @@ class Choices(ABC):
 class Design(Choices):
     """One point of a design; each call takes the next axis."""
 
-    def __init__(self, name: str, index: int) -> None:
+    def __init__(self, name: str, index: int, *, is_round: bool = False) -> None:
+        super().__init__(is_round=is_round)
         self._shift = zlib.crc32(name.encode()) / 2**32
         self._index = index
         self._axis = 0
@@ -56,11 +75,16 @@ class Design(Choices):
         self._axis += 1
         return (self._shift * self._axis + self._index * root) % 1.0
 
+    def dice(self, name: str) -> Dice:
+        """For what is drawn at this point, with sizes as round as its own."""
+        return Dice(name, is_round=self.is_round)
+
 
 class Dice(Choices):
     """As many pseudo-random choices as a network needs; those of a name are the same on every machine."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, is_round: bool = False) -> None:
+        super().__init__(is_round=is_round)
         self._numbers = random.Random(name)
 
     def unit(self) -> float:
@@ -90,7 +114,8 @@ class Point:
 @dataclass(frozen=True, slots=True)
 class Sweep:
     """The first `count` points whose work lies in `bounds`; their precisions take turns in `precisions`
-    (`predictor.families.family.PRECISIONS`).
+    (`predictor.families.family.PRECISIONS`). `is_round`: the design's sizes are.
+    `lists_weights`: as `predictor.families.family.Specimen` says.
     """
 
     name: str
@@ -99,13 +124,15 @@ class Sweep:
     precisions: str = "f"
     bounds: tuple[float, float] = (0.0, 4e8)
     least_opset: int = 11
+    is_round: bool = False
+    lists_weights: bool = False
 
     def specimens(self) -> list[Specimen]:
         """The design's first points that are within bounds and differ."""
         found: dict[str, Specimen] = {}
         index = 0
         while len(found) < self.count:
-            point = self.propose(Design(self.name, index))
+            point = self.propose(self._design(index))
             index += 1
             if self.bounds[0] <= point.work <= self.bounds[1] and point.label not in found:
                 precision = PRECISIONS[self.precisions[len(found) % len(self.precisions)]]
@@ -114,7 +141,10 @@ class Sweep:
 
     def at(self, index: int, precision: str) -> Specimen:
         """One point of the design, whatever the bounds."""
-        return self._specimen(self.propose(Design(self.name, index)), precision)
+        return self._specimen(self.propose(self._design(index)), precision)
+
+    def _design(self, index: int) -> Design:
+        return Design(self.name, index, is_round=self.is_round)
 
     def _specimen(self, point: Point, precision: str) -> Specimen:
         least = self.least_opset if precision == "fp32" else max(self.least_opset, QUANTISED_OPSET)
@@ -126,6 +156,7 @@ class Sweep:
             draw=point.draw,
             least_opset=least,
             has_convs=True,
+            lists_weights=self.lists_weights,
         )
 
 

@@ -18,6 +18,7 @@ from devices.hardware import read_device
 from devices.inputs import make_tensors
 from predictor import reference_set
 from predictor.families.registry import FAMILY_VERSION, Specimen, specimens
+from predictor.families.sweeps import Design
 from predictor.reading.reader import read_graph, read_inputs
 from predictor.reference_set import reference_models
 
@@ -57,6 +58,10 @@ PINNED = {
     "medley-dense-stacks/m1-k32-n6-t0/int8-dynamic": "3137abf3323b",
     "medley-carried-stacks/t4-k536-n2-b4-lstm/fp32": "31b9b39f1111",
     "medley-bytes/s25-n13-b1/int8": "a5847f8b4bdb",
+    "medley-round-rows/m5-k512-n8-b1/fp16": "72328b960af9",
+    "medley-round-streams/gated-m2-n5-w2621/fp32": "3ad08f506ea8",
+    "medley-heavy-rows/m4-k768-n2-v0/int8-dynamic": "cdea5d455f53",
+    "medley-replaceable-images/c8-s145-n6-b1/fp32": "a75d9d6edf42",
 }
 
 
@@ -188,6 +193,24 @@ def test_every_model_of_a_lower_precision_holds_what_its_name_says() -> None:
     ]
     for specimen in random.Random(5).sample(lowered, 30):
         assert kinds_of(specimen)[marks[specimen.precision]] > 0, specimen.name
+
+
+def test_round_sizes_are_small_multiples_of_powers_of_two() -> None:
+    design = Design("any", 3, is_round=True)
+    found = {design.rounded(size) for size in range(1, 3000)}
+    assert all(size < 5 or size / 2 ** (size.bit_length() - 3) in (4, 5, 6, 7) for size in found)
+    assert {1, 14, 64, 96, 112, 160, 1024} <= found
+    assert design.rounded(63, 63) == 32  # never above a bound
+    assert Design("any", 3).rounded(63) == 63
+    assert design.dice("x").is_round
+
+
+def test_weights_of_some_medleys_may_be_replaced() -> None:
+    listed = [one for one in specimens() if one.family == "medley-replaceable-images"]
+    assert len(listed) == 50
+    graph = read_graph(*listed[0].build())
+    weights = [tensor for tensor in graph.tensors.values() if tensor.is_weight]
+    assert {tensor.role for tensor in weights} == {"overridable"}
 
 
 def test_models_come_in_several_dialects() -> None:
