@@ -12,24 +12,27 @@ from numpy.typing import NDArray
 
 from devices.target import Hardware, Runtime
 from predictor.graph import ModelGraph
-from predictor.kernel_costs.pricing import NOMINAL_VIEW, Encoded, Priced
+from predictor.kernel_costs.pricing import NOMINAL_VIEW, Priced
 from predictor.kernel_costs.table import CLASSES, View
 from predictor.meta_checkpoint import MetaCheckpoint
 
 Floats = NDArray[np.float64]
+
+_FLOAT_PRODUCTS = ("MatMul", "Gemm", "Conv")
 
 
 @dataclass(frozen=True, slots=True)
 class Described:
     """One graph. `total_ms` (S,) and `class_ms` (S, C) of the sources, the nominal machine among them;
     `shares` of the time by name of kernel; `strange`: names of kernels that no measurement came near, with
-    their share.
+    their share; `unpacked`: the share of products in floats whose weights may come from integers.
     """
 
     total_ms: Floats
     class_ms: Floats
     shares: Mapping[str, float]
     strange: Mapping[str, float]
+    unpacked: float = 0.0
 
     @property
     def family(self) -> str:
@@ -39,13 +42,7 @@ class Described:
 
 def describe(graph: ModelGraph, runtime: Runtime, hardware: Hardware, meta: MetaCheckpoint) -> Described:
     """The description of a graph for a target with this runtime and hardware."""
-    return describe_encoded(meta.pricer.encode(graph), runtime, hardware, meta)
-
-
-def describe_encoded(
-    encoded: Encoded, runtime: Runtime, hardware: Hardware, meta: MetaCheckpoint
-) -> Described:
-    """The same of a graph that is encoded already."""
+    encoded = meta.pricer.encode(graph)
     priced = meta.pricer.price(encoded, runtime, hardware)
     kernel_shares = shares_of_kernels(priced, NOMINAL_VIEW)
     table = encoded.tables[NOMINAL_VIEW]
@@ -55,7 +52,8 @@ def describe_encoded(
     strange = {
         what: float(kernel_shares[places].sum()) for what, places in meta.seen.strangeness(table).items()
     }
-    return Described(priced.total_ms, priced.class_ms, shares, strange)
+    unpacked = sum(shares.get(name, 0.0) for name in _FLOAT_PRODUCTS) if graph.unpacks_weights else 0.0
+    return Described(priced.total_ms, priced.class_ms, shares, strange, unpacked)
 
 
 def shares_of_kernels(priced: Priced, view: View) -> Floats:

@@ -25,9 +25,10 @@ def digest_of(
     outputs: Sequence[TensorInfo],
     integers: Mapping[str, tuple[int, ...]],
     opset: int,
+    unpacks_weights: bool = False,
 ) -> str:
     """SHA-256 in hexadecimal. `operators` in any topological order; `integers`: values of short integer
-    constants by name.
+    constants by name; `unpacks_weights` as `ModelGraph` says.
     """
     labels = _labels(tensors, inputs, integers)
     stored = sorted([labels[name] for name, tensor in tensors.items() if tensor.is_weight])
@@ -44,7 +45,8 @@ def digest_of(
     both = sorted(_hash(one, other) for one, other in zip(before, behind, strict=True))
     ends = [labels[tensor.name] for tensor in outputs]
     starts = [labels[tensor.name] for tensor in inputs]
-    return sha256(_hash(_VERSION, opset, starts, ends, both, stored).encode()).hexdigest()
+    more = ("unpacks_weights",) if unpacks_weights else ()  # which few do
+    return sha256(_hash(_VERSION, opset, starts, ends, both, stored, *more).encode()).hexdigest()
 
 
 def _labels(

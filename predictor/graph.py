@@ -96,7 +96,8 @@ class ModelGraph:
     """Operators in topological order, tensors by name, and what is worth telling the user (`notes`).
 
     `identify` works out the digest; it takes a third of the time that reading takes, and most readers
-    never ask.
+    never ask. `unpacks_weights`: the file stores weights as integers and casts them to floats itself. Some
+    runtimes do so once, some in every run, and some compute with the integers.
     """
 
     inputs: tuple[TensorInfo, ...]
@@ -106,6 +107,7 @@ class ModelGraph:
     opset: int
     identify: Callable[[], str] = field(repr=False, compare=False)
     notes: tuple[str, ...] = ()
+    unpacks_weights: bool = False
 
     @cached_property
     def digest(self) -> str:

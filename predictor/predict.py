@@ -183,7 +183,9 @@ class Predictor:
 
     def _deviations(self, estimates: GraphEstimates, described: Sequence[Described]) -> Floats:
         """Half the width of the 90 % interval of the log-latency (N,)."""
-        strange = np.asarray([sum(one.strange.values()) + self._short_share(one) for one in described])
+        strange = np.asarray(
+            [sum(one.strange.values()) + self._short_share(one) + one.unpacked for one in described]
+        )
         beyond = self._beyond(estimates.median_ms)
         extra = (_STRANGE_SD * np.minimum(strange, 1.0)) ** 2 + (_UNSEEN_SIZE_SD * beyond) ** 2
         widened: Floats = self._meta.facts.widening * np.sqrt(estimates.deviation**2 + extra)
@@ -229,6 +231,12 @@ class Predictor:
             reasons.append(
                 f"float16 was never measured with {self._target.runtime.engine} on a processor like this one "
                 f"({short_share:.0%} of the estimated time)"
+            )
+        if described.unpacked >= _REPORTED_SHARE:
+            reasons.append(
+                "weights are stored as integers that the file itself casts to floats, which some runtimes do "
+                f"in every run and others never ({described.unpacked:.0%} of the estimated time); "
+                "export them with DequantizeLinear"
             )
         if beyond > np.log(_REPORTED_FACTOR):
             measured = f"{provenance.shortest_ms:.3g} to {provenance.longest_ms:.3g} ms"

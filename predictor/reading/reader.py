@@ -223,9 +223,11 @@ def _finished(
     ends = tuple(tensors[slot.name] for slot in outputs)
     starts = tuple(tensors[slot.name] for slot in inputs)
     opset = walk.opsets.get("", 0)
+    unpacks = walk.unpacks_weights
     identify = partial(
-        digest_of, operators, tensors, inputs=starts, outputs=ends, integers=integers, opset=opset
-    )
+        digest_of, operators, tensors, inputs=starts, outputs=ends, integers=integers, opset=opset,
+        unpacks_weights=unpacks,
+    )  # fmt: skip
     return ModelGraph(
         inputs=starts,
         outputs=ends,
@@ -234,6 +236,7 @@ def _finished(
         opset=opset,
         identify=identify,
         notes=tuple(notes),
+        unpacks_weights=unpacks,
     )
 
 

@@ -9,6 +9,7 @@ kernel behind it, and random generators are kept.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -76,6 +77,10 @@ _NEVER_FOLDED = DEQUANTISES | {
 }
 
 
+_PACKED = frozenset(("int8", "uint8", "int4", "uint4"))
+_FEWEST_PACKED = 4096  # elements of a weight worth storing so; below, it is a scale or a table
+
+
 @dataclass(slots=True)
 class Walk:
     """The state of one walk.
@@ -90,6 +95,7 @@ class Walk:
     control: Mapping[str, ControlFlow]
     nodes: list[Node] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    unpacks_weights: bool = False  # as `predictor.graph.ModelGraph` says
     _names: dict[str, int] = field(default_factory=dict)  # and the last number added to each
     _repeats: int = 1  # of the graph being walked
     _held: int = 0  # tensors in sequences, at each step of one that grows
@@ -239,6 +245,8 @@ class Walk:
             outputs.append(made)
         if role == "activation":
             self.emit(node, attributes, inputs=inputs, outputs=outputs)
+        elif node.op_type == "Cast" and inputs[0] is not None and inputs[0].dtype in _PACKED:
+            self.unpacks_weights |= math.prod(inputs[0].shape) >= _FEWEST_PACKED
 
     def _is_folded(self, kind: str, is_constant: bool) -> bool:
         """`is_constant`: whether all that the operator reads is."""

@@ -6,6 +6,8 @@ import dataclasses
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
 
 from predictor.adapt import (
     MAX_POOLED_TARGETS,
@@ -23,7 +25,7 @@ from predictor.kernel_costs.table import CLASSES
 from predictor.predict import Prediction, Predictor
 from predictor.reading.reader import read_graph
 from predictor.roofline import KernelClass
-from tests.predictor.onnx_graphs import five_nodes
+from tests.predictor.onnx_graphs import five_nodes, model_of
 from tests.predictor.synthetic_target import (
     SyntheticTarget,
     facts,
@@ -161,6 +163,24 @@ def test_float16_on_a_processor_unlike_all_that_were_measured_is_said_and_widens
     assert reason.startswith("float16 was never measured with onnxruntime on a processor like this one (50%")
     assert said.median_ms == pytest.approx(before.median_ms)
     assert said.upper_ms / said.lower_ms > 1.3 * before.upper_ms / before.lower_ms
+
+
+def test_weights_that_a_file_unpacks_itself_are_said_and_widen_the_interval() -> None:
+    width = 64
+    nodes = [
+        helper.make_node("Cast", ["q"], ["w"], to=TensorProto.FLOAT),
+        helper.make_node("MatMul", ["x", "w"], ["y"]),
+    ]
+    stored: dict[str, NDArray[np.generic]] = {"q": np.ones((width, width), np.int8)}
+    packed = read_graph(model_of(nodes, {"x": [512, width]}, ["y"], stored=stored).SerializeToString(), {})
+    weight: dict[str, NDArray[np.generic]] = {"w": np.ones((width, width), np.float32)}
+    plain = read_graph(model_of(nodes[1:], {"x": [512, width]}, ["y"], stored=weight).SerializeToString(), {})
+    predictor = adapted(made_up())
+    said, before = predictor.predict_many([packed, plain])
+    assert said.median_ms == pytest.approx(before.median_ms)
+    assert any("the file itself casts to floats" in reason for reason in said.reasons)
+    assert not any("casts" in reason for reason in before.reasons)
+    assert said.upper_ms / said.lower_ms > before.upper_ms / before.lower_ms
 
 
 def test_sizes_and_classes_outside_of_the_measurements_are_said() -> None:

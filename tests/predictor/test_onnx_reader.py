@@ -155,6 +155,21 @@ def test_weights_listed_as_inputs_are_weights_and_worth_a_note() -> None:
     assert graph_of(old).notes == ()
 
 
+@pytest.mark.parametrize(("width", "is_said"), [(96, True), (32, False)])  # 9,216 and 1,024 weights
+def test_weights_that_the_file_unpacks_itself_make_another_digest(width: int, *, is_said: bool) -> None:
+    nodes = [
+        helper.make_node("Cast", ["q"], ["f"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["f", "s"], ["w"]),
+        helper.make_node("MatMul", ["x", "w"], ["y"]),
+    ]
+    stored = {"q": np.ones((width, width), np.int8), "s": noise(1)}
+    graph = graph_of(model_of(nodes, {"x": [1, width]}, ["y"], stored=stored))
+    plain = graph_of(model_of(nodes[2:], {"x": [1, width]}, ["y"], stored={"w": noise(width, width)}))
+    assert [op.kind for op in graph.operators] == [op.kind for op in plain.operators] == ["MatMul"]
+    assert (graph.unpacks_weights, plain.unpacks_weights) == (is_said, False)
+    assert (graph.digest != plain.digest) is is_said
+
+
 def _branch(name: str, size: int) -> onnx.GraphProto:
     node = helper.make_node("MatMul", ["x", f"w{size}"], [name])  # captures x and w from around it
     return helper.make_graph([node], name, [], [helper.make_tensor_value_info(name, TensorProto.FLOAT, None)])
