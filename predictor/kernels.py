@@ -18,7 +18,7 @@ from predictor.fusions import fused_of
 from predictor.graph import ModelGraph, Operator, TensorInfo
 from predictor.kernel_making import PRODUCTS, Kernel, KernelMaker, groups_of
 from predictor.kinds import DEQUANTISES, KINDS, Family
-from predictor.wiring import Connections
+from predictor.wiring import Connections, is_known
 
 __all__ = ["Kernel", "Views", "kernels_of", "unfused_kernels_of"]
 
@@ -276,9 +276,10 @@ class _Fusion:
         if kind in _ACTIVATIONS:
             return self._applies(home, op, through)
         others = [self._tensors[name] for name in op.inputs if name and name != through]
-        is_constant = all(tensor.role == "constant" for tensor in others)
+        is_constant = all(is_known(tensor, is_generated=self._fuses_chains) for tensor in others)
         if kind == "BatchNormalization":
-            return is_constant and all(self._tensors[name].role == "constant" for name in anchor.inputs[1:2])
+            weights = [self._tensors[name] for name in anchor.inputs[1:2]]
+            return is_constant and all(is_known(one, is_generated=self._fuses_chains) for one in weights)
         if anchor.kind == "MatMulInteger" and kind in ("Cast", "Mul", "Sub", "Div"):
             return True  # its scales are computed at run time
         if kind not in ("Add", "Sum", "Mul", "Sub", "Div"):

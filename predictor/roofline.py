@@ -114,6 +114,7 @@ _LAPTOP = _Processor(3e9, 16, 2e6, 6e10, 3e7, 2.4e10, 1.2e10)
 # Processors that a campaign has met: caches and widths as their vendors say, rates as products with one row
 # show them, which do nothing but read their weights (single operators of the dataset; a probe of our own).
 _SAPPHIRE_RAPIDS = _Processor(3e9, 16, 2e6, 5e10, 5e7, 2.3e10, 1.3e10)
+_ZEN_5 = _Processor(4.2e9, 16, 1e6, 8e10, 2.2e7, 8e10, 3.4e10)
 _ZEN_4 = _Processor(3.7e9, 8, 1e6, 6e10, 1.6e7, 6e10, 1.8e10)
 _ZEN_3 = _Processor(2.9e9, 8, 5e5, 6e10, 1.6e7, 4.5e10, 1.7e10)
 
@@ -193,8 +194,8 @@ def _processor(hardware: Hardware) -> _Processor:
     flags = set(hardware.isa_flags)
     if "amx_int8" in flags:
         return _SAPPHIRE_RAPIDS
-    if "AMD" in hardware.cpu_model and "avx512f" in flags and "avx_vnni" not in flags:
-        return _ZEN_4
+    if "AMD" in hardware.cpu_model and "avx512f" in flags:
+        return _ZEN_5 if "avx_vnni" in flags else _ZEN_4
     if "EPYC" in hardware.cpu_model and "avx2" in flags and "avx512f" not in flags:
         return _ZEN_3
     return _LAPTOP

@@ -71,6 +71,13 @@ class Connections:
                 self.has_overridable = True
 
 
+def is_known(tensor: TensorInfo, *, is_generated: bool) -> bool:
+    """Whether a runtime may compute with it in advance. A code generator converts the file, and takes weights
+    that a caller may replace as they are.
+    """
+    return tensor.role == "constant" or (is_generated and tensor.role == "overridable")
+
+
 @dataclass(frozen=True, slots=True)
 class Wiring:
     """Who makes a tensor, who reads it (each once), and which tensors leave the graph. `kinds` are the
@@ -99,7 +106,7 @@ class Wiring:
 
     def is_constant(self, name: str) -> bool:
         """Known when the model is loaded."""
-        return bool(name) and self.tensors[name].role == "constant"
+        return bool(name) and is_known(self.tensors[name], is_generated=self.fuses_chains)
 
     def is_number(self, name: str) -> bool:
         """A single constant."""

@@ -11,7 +11,7 @@ Columns (`docs/dataset.md` describes them for those who add rows of their own):
     median_ms, standard_error_ms        at the machine's usual speed
     observed_median_ms, speed           as it passed, and the machine's speed relative to its usual one
     cpu_median_ms, mad_ms               processor time of the median run; median absolute deviation
-    samples_ns                          raw samples that count, whole nanoseconds
+    samples_ns                          raw samples that count, to a thousandth of their median
     is_valid, reasons                   the verdict; rows that are not valid train nothing
     refusal                             why there is no measurement; null where there is one
     at_unix_s, load_1m, agent_version, protocol_version, family_version
@@ -23,6 +23,7 @@ Several rows of one model on one target are several measurements.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from devices.measurement import LayerProfile, LayerTime, Measurement
+from devices.statistics import median
 from devices.target import Hardware, Runtime
 from predictor.campaign.store import Campaigner, Record
 from predictor.errors import PredictorError
@@ -60,7 +62,8 @@ SCHEMA = pa.schema(
         ("layer_coverage", _REAL),
     ]
 )
-_SAMPLES = "samples_ns.list.element"  # more than half of a file: high bytes are alike, low ones are noise
+_SAMPLES = "samples_ns.list.element"  # half of a file: high bytes are alike, low ones are noise
+_SAMPLE_RESOLUTION = 1000.0
 _REPEATING = [
     "family", "name", "precision", "graph_digest", "model_sha256", "input_shapes", "target_key", "device_key",
     "runtime", "hardware", "refusal", "reasons.list.element", "layer_names.list.element", "agent_version",
@@ -112,12 +115,24 @@ def write_dataset(
         known |= {_place_in(row) for row in more}
         rows += more
     rows.sort(key=_place_in)
+    for row in rows:
+        row["samples_ns"] = _in_steps(row["samples_ns"])  # type: ignore[arg-type]
     table = pa.Table.from_pylist(rows, schema=SCHEMA)
     pq.write_table(
         table, path, compression="zstd", compression_level=19, use_dictionary=_REPEATING,
         column_encoding={_SAMPLES: "BYTE_STREAM_SPLIT"},
     )  # fmt: skip
     return len(rows)
+
+
+def _in_steps(samples_ns: Sequence[int] | None) -> list[int] | None:
+    """Whole multiples of the power of two that is a thousandth of their median or less: what is below is the
+    clock's noise, and cannot be compressed.
+    """
+    if not samples_ns:
+        return None
+    step = 2 ** max(math.floor(math.log2(max(median(samples_ns), 1.0) / _SAMPLE_RESOLUTION)), 0)
+    return [step * round(sample / step) for sample in samples_ns]
 
 
 def _place_in(row: Mapping[str, object]) -> tuple[str, str, str]:
@@ -168,7 +183,7 @@ def _layers(entry: Mapping[str, Any]) -> LayerProfile | None:
     return LayerProfile(layers=layers, coverage=entry["layer_coverage"])
 
 
-def _row(record: Record, campaigner: Campaigner, family_version: int) -> Mapping[str, object]:
+def _row(record: Record, campaigner: Campaigner, family_version: int) -> dict[str, object]:
     row: dict[str, object] = dict.fromkeys(SCHEMA.names)
     row |= {
         "family": record.family,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
+from functools import lru_cache
 from types import MappingProxyType
 
 from predictor.graph import Operator, TensorInfo
@@ -18,6 +19,8 @@ from predictor.kernel_making import Kernel
 from predictor.kinds import Family
 
 Shape = tuple[int, ...]
+
+_MOST_TAPS = 256  # that are counted: a hostile file may claim a window of any size
 
 
 class Extent(IntEnum):
@@ -39,6 +42,7 @@ class Extent(IntEnum):
     IS_SMOOTH = 13  # interpolates between neighbours
     IS_CUBIC = 14
     IS_TRANSPOSED = 15  # reads its second operand along the other axis
+    ON_IMAGE = 16  # share of the window's elements that fall on the image and not beside it
 
 
 COUNT = len(Extent)
@@ -65,9 +69,13 @@ def geometry_of(
         one = kernel.launches * kernel.rows * kernel.inner * kernel.columns
         products = kernel.macs / one if one else 0.0
     last_window, dilation, is_padded, is_smooth, is_cubic, is_transposed = 1.0, 1.0, 0.0, 0.0, 0.0, 0.0
+    on_image = 1.0
     attributes = op.attributes
     if attributes:
-        last_window, dilation, is_padded = _window(op) if "kernel_shape" in attributes else (1.0, 1.0, 0.0)
+        if "kernel_shape" in attributes:
+            last_window, dilation, is_padded = _window(op)
+            if op.kind != "ConvTranspose" and len(read) > 2:
+                on_image = _on_image(op, read[2:], written[2:])
         mode = attributes.get("mode")
         if mode is not None:
             is_smooth, is_cubic = float(mode in _SMOOTH), float(mode == "cubic")
@@ -89,6 +97,7 @@ def geometry_of(
         is_smooth,
         is_cubic,
         is_transposed,
+        on_image,
     )
 
 
@@ -100,6 +109,48 @@ def _window(op: Operator) -> tuple[float, float, float]:
     last = float(shape[-1]) if isinstance(shape, tuple) and shape else 1.0
     dilation = float(math.prod(map(int, dilations))) if isinstance(dilations, tuple) else 1.0
     return last, dilation, float(isinstance(pads, tuple) and any(pads))
+
+
+def _on_image(op: Operator, read: Shape, written: Shape) -> float:
+    """Over all places of a window. Libraries that compute directly leave out what lies beside the image: at
+    images of 7x7 a third of 5x5 filters, at 2x2 more than half of 3x3.
+    """
+    window, pads = op.attributes.get("kernel_shape"), op.attributes.get("pads")
+    rank = len(read)
+    if not isinstance(window, tuple) or len(window) != rank or len(written) != rank:
+        return 1.0
+    if not isinstance(pads, tuple) or len(pads) != 2 * rank:
+        pads = (0,) * rank if op.attributes.get("auto_pad", "NOTSET") in ("NOTSET", "VALID") else ()
+    elif not any(pads):
+        return 1.0
+    strides, dilations = (_each_axis(op, name, rank) for name in ("strides", "dilations"))
+    share = 1.0
+    for axis in range(rank):
+        size, count, taps = read[axis], written[axis], int(window[axis])
+        before = int(pads[axis]) if pads else _same_before(size, count, taps, strides[axis], dilations[axis])
+        share *= _share_within(size, count, taps, strides[axis], dilations[axis], before)
+    return share
+
+
+def _each_axis(op: Operator, name: str, rank: int) -> tuple[int, ...]:
+    given = op.attributes.get(name)
+    return tuple(map(int, given)) if isinstance(given, tuple) and len(given) == rank else (1,) * rank
+
+
+def _same_before(size: int, count: int, taps: int, stride: int, dilation: int) -> int:
+    """Padding before an axis where the file says "same"."""
+    return max((count - 1) * stride + (taps - 1) * dilation + 1 - size, 0) // 2
+
+
+@lru_cache(maxsize=4096)
+def _share_within(size: int, count: int, taps: int, stride: int, dilation: int, before: int) -> float:
+    """Of `count` windows of so many taps along an axis of `size` elements."""
+    within = 0
+    for tap in range(min(taps, _MOST_TAPS)):
+        first = -((dilation * tap - before) // stride)  # the first window whose tap is not before the axis
+        last = (size - 1 + before - dilation * tap) // stride
+        within += max(min(last, count - 1) - max(first, 0) + 1, 0)
+    return within / max(count * min(taps, _MOST_TAPS), 1)
 
 
 Rule = Callable[[Operator, Shape, Shape, Mapping[str, TensorInfo]], tuple[float, float]]

@@ -33,10 +33,15 @@ Layouts = tuple[list[float], list[float]]
 
 
 def layouts_of(
-    kernels: Sequence[Kernel], tensors: Mapping[str, TensorInfo], results: Collection[str]
+    kernels: Sequence[Kernel],
+    tensors: Mapping[str, TensorInfo],
+    results: Collection[str],
+    *,
+    roles: Collection[str] = ("constant", "overridable"),
 ) -> Layouts:
     """For kernels in the order of running, and the call around them last: 1.0 where one runs on blocks, and
-    the bytes that are rearranged before it. `results` leave the graph, plain.
+    the bytes that are rearranged before it. `results` leave the graph, plain. `roles`: of weights that may be
+    stored in blocks too; ONNX Runtime leaves those alone that the caller may replace.
     """
     blocked: set[str] = set()  # tensors
     plain_too: set[str] = set()  # blocked ones that somebody has rearranged
@@ -49,7 +54,7 @@ def layouts_of(
             for member in members:
                 if member.kind == "DequantizeLinear" and member.inputs[0] in blocked:
                     blocked.add(member.outputs[0])
-        if op.kind in _KNOWN and _runs_on_blocks(op, kernel.precision, tensors, blocked):
+        if op.kind in _KNOWN and _runs_on_blocks(op, kernel.precision, tensors, blocked, roles):
             runs[place] = 1.0
             if op.inputs[0] not in blocked:
                 rearranged[place] = _rearranged_before(op, kernel.precision, tensors)
@@ -75,7 +80,11 @@ def _rearranged_before(op: Operator, precision: str, tensors: Mapping[str, Tenso
 
 
 def _runs_on_blocks(
-    op: Operator, precision: str, tensors: Mapping[str, TensorInfo], blocked: set[str]
+    op: Operator,
+    precision: str,
+    tensors: Mapping[str, TensorInfo],
+    blocked: set[str],
+    roles: Collection[str],
 ) -> bool:
     kind = op.kind
     if precision not in ("float32", "int8") or not op.outputs or not op.inputs or not op.inputs[0]:
@@ -86,7 +95,7 @@ def _runs_on_blocks(
     if len(read) != _IMAGE_RANK:
         return False
     if kind == "Conv":
-        return _has_blocks(op, tensors)
+        return tensors[op.inputs[1]].role in roles and _has_blocks(op, tensors)
     if kind in _POOLS:
         return read[1] % BLOCK == 0
     if kind in _JOINING:
@@ -105,7 +114,7 @@ def _runs_on_blocks(
 def _has_blocks(op: Operator, tensors: Mapping[str, TensorInfo]) -> bool:
     """Of a convolution."""
     weight = tensors[op.inputs[1]]
-    if weight.role != "constant" or len(weight.shape) != _IMAGE_RANK:
+    if len(weight.shape) != _IMAGE_RANK:
         return False
     written, read = weight.shape[:2]
     groups = groups_of(op)

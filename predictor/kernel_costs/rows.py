@@ -49,14 +49,16 @@ class Amount(IntEnum):
     IS_SMOOTH = 27
     IS_CUBIC = 28
     IS_TRANSPOSED = 29
-    ON_BLOCKS = 30  # as `predictor.kernel_costs.layout` says
-    REARRANGED_BYTES = 31
-    REGROUPED = 32  # elements, as `predictor.kernel_costs.regrouping` says
-    GRAPH_WEIGHT_BYTES = 33  # of one launch of each kernel of the graph: what the caches are asked to hold
+    ON_IMAGE = 30
+    ON_BLOCKS = 31  # as `predictor.kernel_costs.layout` says
+    REARRANGED_BYTES = 32
+    OFF_BLOCKS = 33  # where blocks are left because the caller may replace the weights
+    REGROUPED = 34  # elements, as `predictor.kernel_costs.regrouping` says
+    GRAPH_WEIGHT_BYTES = 35  # of one launch of each kernel of the graph: what the caches are asked to hold
     WINOGRAD_BYTES = (
-        34  # of the weights, those that Winograd's transformation enlarges where a library uses it
+        36  # of the weights, those that Winograd's transformation enlarges where a library uses it
     )
-    GRAPH_WINOGRAD_BYTES = 35  # of the whole graph
+    GRAPH_WINOGRAD_BYTES = 37  # of the whole graph
 
 
 class Flag(IntEnum):
@@ -116,7 +118,7 @@ _PRECISION_INDEX = {
 }  # fmt: skip
 _OTHER_PRECISION = 5
 CALL_PLACE = 0
-KNOWN_LATER = (0.0,) * 6  # layouts, regrouping and the graph's weights: when all kernels are known
+KNOWN_LATER = (0.0,) * 7  # layouts, regrouping and the graph's weights: when all kernels are known
 _NOTHING_WITHIN = (False, False, False, False)
 
 

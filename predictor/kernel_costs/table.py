@@ -232,14 +232,14 @@ def _write_graph_weights(amounts: Floats, indices: NDArray[np.int64], ends: Sequ
 
 def _write_layouts(amounts: Floats, connections: Connections, ways: Sequence[Sequence[Kernel]]) -> None:
     """In each view what runs on blocks of channels, and what is rearranged for that."""
-    runs: list[float] = []
-    rearranged: list[float] = []
-    for kernels in ways:
-        own_runs, own_rearranged = layouts_of(kernels, connections.tensors, connections.ends)
-        runs += own_runs
-        rearranged += own_rearranged
+    tensors, results = connections.tensors, connections.ends
+    found = [layouts_of(kernels, tensors, results) for kernels in ways]
+    runs = np.array([run for own, _ in found for run in own])
     amounts[:, Amount.ON_BLOCKS] = runs
-    amounts[:, Amount.REARRANGED_BYTES] = rearranged
+    amounts[:, Amount.REARRANGED_BYTES] = [moved for _, own in found for moved in own]
+    if connections.has_overridable:
+        fewer = [layouts_of(kernels, tensors, results, roles=("constant",)) for kernels in ways]
+        amounts[:, Amount.OFF_BLOCKS] = runs - [run for own, _ in fewer for run in own]
 
 
 def _neighbours(

@@ -110,6 +110,29 @@ def test_a_convolution_tells_its_channels_and_places() -> None:
     assert {place: conv[place] for place in expected} == expected
 
 
+@pytest.mark.parametrize(
+    ("side", "window", "more", "share"),
+    [
+        (7, 3, {"pads": [1] * 4}, (19 / 21) ** 2),  # the first and the last place of a line miss one of three
+        (2, 5, {"pads": [2] * 4}, (4 / 10) ** 2),
+        (6, 3, {"pads": [1] * 4, "strides": [2, 2]}, (8 / 9) ** 2),  # only the first place misses one
+        (6, 3, {"pads": [2] * 4, "dilations": [2, 2]}, (14 / 18) ** 2),
+        (6, 3, {"auto_pad": "SAME_UPPER"}, (16 / 18) ** 2),
+        (6, 3, {"auto_pad": "VALID"}, 1.0),
+        (6, 3, {}, 1.0),
+    ],
+)
+def test_the_share_of_a_filter_that_falls_on_the_image(
+    side: int, window: int, more: dict[str, object], share: float
+) -> None:
+    weight = {"w": noise(4, 1, window, window)}
+    found = lone("Conv", [1, 4, side, side], stored=weight, group=4, kernel_shape=[window] * 2, **more)
+    assert found[Extent.ON_IMAGE] == pytest.approx(share)
+    if "dilations" not in more:
+        pooled = lone("MaxPool", [1, 4, side, side], kernel_shape=[window] * 2, **more)
+        assert pooled[Extent.ON_IMAGE] == found[Extent.ON_IMAGE]
+
+
 def test_tables_hold_the_geometry_in_its_order() -> None:
     columns = [amount.name for amount in Amount]
     first = columns.index(Extent.WIDTH.name)
@@ -153,6 +176,23 @@ def test_plain_images_are_rearranged_before_and_blocks_behind() -> None:
     runs, rearranged = layouts_of(kernels_of(graph), graph.tensors, ["y"])
     assert runs == [0.0, 1.0, 0.0]
     assert rearranged == [0.0, 32 * 16 * 4, 16 * 16 * 4]
+
+
+def test_replaceable_weights_leave_blocks_where_a_runtime_does_not_convert() -> None:
+    """The layout is told as if weights were constants, and apart from that where ONNX Runtime has none."""
+    nodes = [conv("x", "a", "w"), helper.make_node("Relu", ["a"], ["y"])]
+    built = {
+        lists: model_of(
+            nodes, {"x": [1, 16, 4, 4]}, ["y"], stored={"w": noise(16, 16, 1, 1)}, lists_weights=lists
+        )
+        for lists in (False, True)
+    }
+    fixed, replaceable = (
+        table_of(read_graph(model.SerializeToString(), {}), View.LISTED).amounts for model in built.values()
+    )
+    assert fixed[:, Amount.ON_BLOCKS].tolist() == replaceable[:, Amount.ON_BLOCKS].tolist() == [1.0, 1.0, 0.0]
+    assert fixed[:, Amount.OFF_BLOCKS].tolist() == [0.0] * 3
+    assert replaceable[:, Amount.OFF_BLOCKS].tolist() == [1.0, 1.0, 0.0]
 
 
 def test_unaligned_channels_and_graphs_without_convolutions_stay_plain() -> None:

@@ -311,6 +311,15 @@ def test_a_processor_that_a_campaign_has_met_has_its_own_rates() -> None:
     assert laptop.cache_bytes_per_s != known.cache_bytes_per_s
 
 
+def test_zen_5_takes_whole_vectors_of_512_bits() -> None:
+    flags = ("avx2", "avx512f", "avx512_vnni")
+    zens = [HARDWARE.model_copy(update={"cpu_model": "AMD EPYC", "isa_flags": (*flags, *own)})
+            for own in ((), ("avx_vnni",))]  # fmt: skip
+    fourth, fifth = (machine_of(RUNTIME, one) for one in zens)
+    assert fifth.macs_per_s > 2 * fourth.macs_per_s
+    assert fifth.memory_bytes_per_s > 1.5 * fourth.memory_bytes_per_s
+
+
 def test_a_source_is_priced_with_the_vectors_that_its_engine_uses() -> None:
     """MNN gains nothing from vectors of 512 bits: on no processor, whoever asks."""
     pricer = Pricer.of(synthetic_network(), [RUNTIME, RUNTIME.model_copy(update={"engine": "mnn"})])
