@@ -76,6 +76,25 @@ def stacked_features(graph: ModelGraph, stacked: StackedTables) -> NDArray[np.fl
     return features
 
 
+def as_run_by(features: NDArray[np.float32], *, converts: bool, keeps_blocks: bool) -> NDArray[np.float32]:
+    """The features (K, F) of a graph whose weights a caller may replace, as a runtime runs it: one that
+    converts the file takes them for constants; one that keeps its blocks to constants has none there.
+    """
+    own = features.copy()
+    if converts:
+        own[:, _FLAGS + Flag.REPLACEABLE_WEIGHTS] = 0.0
+    elif keeps_blocks:
+        is_off = own[:, Amount.OFF_BLOCKS] > 0
+        own[is_off, Amount.ON_BLOCKS] = own[is_off, Amount.REARRANGED_BYTES] = 0.0
+    own[:, Amount.OFF_BLOCKS] = 0.0
+    return own
+
+
+def has_replaceable(features: NDArray[np.float32]) -> bool:
+    """Whether a caller may replace weights of these kernels (K, F)."""
+    return bool((features[:, _FLAGS + Flag.REPLACEABLE_WEIGHTS] > 0).any())
+
+
 def _write_logs(features: NDArray[np.float32], table: KernelTable, moved: Floats) -> None:
     """What is known of the kernel by its size. The fields derived here: arithmetic intensity; per launch the
     working set, the multiply-accumulates and the weights that come from memory; the weights of a product.

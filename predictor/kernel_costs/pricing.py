@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from devices.target import Hardware, Runtime
 from predictor.graph import ModelGraph
-from predictor.kernel_costs.features import stacked_features
+from predictor.kernel_costs.features import as_run_by, has_replaceable, stacked_features
 from predictor.kernel_costs.network import CostNetwork
 from predictor.kernel_costs.nominal import NominalTimes, nominal_times
 from predictor.kernel_costs.table import CLASSES, KernelTable, View, stacked_tables, under_each_other, view_of
@@ -20,6 +20,9 @@ from predictor.roofline import KernelClass, Machine, machine_of
 Floats = NDArray[np.float64]
 
 NOMINAL_VIEW = View.FUSED  # in which the nominal machine runs a graph
+
+_LOADS_AS_IT_IS = "onnxruntime"  # the others convert a file before they run it
+_BLOCKING_OPTIMIZATIONS = frozenset(("default", "all"))
 
 _CLASS_NUMBERS = np.arange(len(CLASSES))
 _LEAST_MS = 1e-12  # what a loop of no trips launches takes nothing
@@ -53,12 +56,21 @@ class Pricer:
     network: CostNetwork
     views: tuple[View, ...]  # of each source
     engines: tuple[str, ...]  # of each source
+    converting: tuple[int, ...] = ()  # sources whose engines convert files
+    blocking: tuple[int, ...] = ()  # sources that keep constant weights alone in blocks of channels
 
     @classmethod
     def of(cls, network: CostNetwork, runtimes: Sequence[Runtime]) -> Pricer:
         """`runtimes` in the order of the network's outputs."""
         views = tuple(view_of(runtime) for runtime in runtimes)
-        return cls(network, views, tuple(runtime.engine for runtime in runtimes))
+        engines = tuple(runtime.engine for runtime in runtimes)
+        converting = [place for place, engine in enumerate(engines) if engine != _LOADS_AS_IT_IS]
+        blocking = [
+            place
+            for place, runtime in enumerate(runtimes)
+            if runtime.engine == _LOADS_AS_IT_IS and runtime.optimization in _BLOCKING_OPTIMIZATIONS
+        ]
+        return cls(network, views, engines, tuple(converting), tuple(blocking))
 
     def encode(self, graph: ModelGraph) -> Encoded:
         """What of a graph does not depend on the machine."""
@@ -70,6 +82,16 @@ class Pricer:
         """
         return _machines(self.engines, runtime, hardware)
 
+    def _log_factors(self, features: NDArray[np.float32]) -> Floats:
+        """Of kernels (K, F), (K, S): each source's as it runs weights that a caller may replace."""
+        factors = self.network.log_factors(features)
+        if has_replaceable(features):
+            for columns, converts in ((self.converting, True), (self.blocking, False)):
+                if columns:
+                    own = as_run_by(features, converts=converts, keeps_blocks=not converts)
+                    factors[:, columns] = self.network.log_factors(own)[:, columns]
+        return factors
+
     def price(self, encoded: Encoded, runtime: Runtime, hardware: Hardware) -> Priced:
         """The sources' milliseconds, if they ran with this many threads on this hardware. The nominal
         machine's stand last: what no source resembles may still follow its classes of kernels.
@@ -80,7 +102,7 @@ class Pricer:
         """The same on the machines that `machines` gave."""
         whole = under_each_other(tuple(encoded.tables.values()))
         rows = [encoded.features[view] for view in encoded.tables]
-        factors = np.exp(self.network.log_factors(rows[0] if len(rows) == 1 else np.concatenate(rows)))
+        factors = np.exp(self._log_factors(rows[0] if len(rows) == 1 else np.concatenate(rows)))
         total = np.zeros(len(self.views) + 1)
         by_class = np.zeros((len(total), len(CLASSES)))
         kernels: dict[View, Floats] = {}

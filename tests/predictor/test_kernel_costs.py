@@ -15,7 +15,7 @@ from devices.measurement import LayerProfile, LayerTime
 from devices.target import Hardware, Runtime
 from predictor.description import describe, shares_of_kernels
 from predictor.graph import ModelGraph
-from predictor.kernel_costs.features import FEATURE_COUNT, kernel_features
+from predictor.kernel_costs.features import FEATURE_COUNT, as_run_by, has_replaceable, kernel_features
 from predictor.kernel_costs.layers import timed_kernels
 from predictor.kernel_costs.network import MOST, from_arrays, to_arrays
 from predictor.kernel_costs.nominal import nominal_times
@@ -24,6 +24,7 @@ from predictor.kernel_costs.ranges import SeenKernels
 from predictor.kernel_costs.table import (
     CALL_NAME,
     CLASSES,
+    Amount,
     KernelTable,
     Neighbour,
     View,
@@ -318,6 +319,30 @@ def test_zen_5_takes_whole_vectors_of_512_bits() -> None:
     fourth, fifth = (machine_of(RUNTIME, one) for one in zens)
     assert fifth.macs_per_s > 2 * fourth.macs_per_s
     assert fifth.memory_bytes_per_s > 1.5 * fourth.memory_bytes_per_s
+
+
+def test_replaceable_weights_are_constants_to_engines_that_convert_files() -> None:
+    """And to ONNX Runtime's own optimisations they are weights that stay out of blocks."""
+    nodes = [helper.make_node("Conv", ["x", "w"], ["a"]), helper.make_node("Relu", ["a"], ["y"])]
+    fixed, listed = (
+        read_graph(
+            model_of(
+                nodes, {"x": [1, 16, 8, 8]}, ["y"], stored={"w": noise(16, 16, 1, 1)}, lists_weights=lists
+            ).SerializeToString(),
+            {},
+        )
+        for lists in (False, True)
+    )
+    runtimes = [RUNTIME.model_copy(update={"engine": engine}) for engine in ("ncnn", "mnn")] + [RUNTIME]
+    pricer = Pricer.of(synthetic_network(sources=len(runtimes)), runtimes)
+    priced = [pricer.price(pricer.encode(graph), RUNTIME, HARDWARE).total_ms for graph in (fixed, listed)]
+    np.testing.assert_allclose(priced[0][:2], priced[1][:2], rtol=1e-5)
+    assert priced[0][2] != pytest.approx(priced[1][2], rel=1e-3)
+    features = pricer.encode(listed).features[View.FUSED]
+    assert has_replaceable(features)
+    assert features[0, Amount.ON_BLOCKS] > 0
+    own = as_run_by(features, converts=False, keeps_blocks=True)
+    assert not own[0, [Amount.ON_BLOCKS, Amount.REARRANGED_BYTES, Amount.OFF_BLOCKS]].any()
 
 
 def test_a_source_is_priced_with_the_vectors_that_its_engine_uses() -> None:
