@@ -76,14 +76,14 @@ def stacked_features(graph: ModelGraph, stacked: StackedTables) -> NDArray[np.fl
     return features
 
 
-def as_run_by(features: NDArray[np.float32], *, converts: bool, keeps_blocks: bool) -> NDArray[np.float32]:
+def as_run_by(features: NDArray[np.float32], *, converts: bool) -> NDArray[np.float32]:
     """The features (K, F) of a graph whose weights a caller may replace, as a runtime runs it: one that
-    converts the file takes them for constants; one that keeps its blocks to constants has none there.
+    converts the file takes them for constants; another has blocks of channels for constants alone.
     """
     own = features.copy()
     if converts:
         own[:, _FLAGS + Flag.REPLACEABLE_WEIGHTS] = 0.0
-    elif keeps_blocks:
+    else:
         is_off = own[:, Amount.OFF_BLOCKS] > 0
         own[is_off, Amount.ON_BLOCKS] = own[is_off, Amount.REARRANGED_BYTES] = 0.0
     own[:, Amount.OFF_BLOCKS] = 0.0

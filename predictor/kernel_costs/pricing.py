@@ -88,7 +88,7 @@ class Pricer:
         if has_replaceable(features):
             for columns, converts in ((self.converting, True), (self.blocking, False)):
                 if columns:
-                    own = as_run_by(features, converts=converts, keeps_blocks=not converts)
+                    own = as_run_by(features, converts=converts)
                     factors[:, columns] = self.network.log_factors(own)[:, columns]
         return factors
 

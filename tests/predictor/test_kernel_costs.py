@@ -341,7 +341,7 @@ def test_replaceable_weights_are_constants_to_engines_that_convert_files() -> No
     features = pricer.encode(listed).features[View.FUSED]
     assert has_replaceable(features)
     assert features[0, Amount.ON_BLOCKS] > 0
-    own = as_run_by(features, converts=False, keeps_blocks=True)
+    own = as_run_by(features, converts=False)
     assert not own[0, [Amount.ON_BLOCKS, Amount.REARRANGED_BYTES, Amount.OFF_BLOCKS]].any()
 
 
