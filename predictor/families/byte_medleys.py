@@ -8,21 +8,16 @@ from __future__ import annotations
 import math
 
 from predictor.families.layers import Net
-from predictor.families.sweeps import Block, Choices, Design, Dice, Point, Sweep, composed, label
+from predictor.families.sweeps import Block, Bounds, Choices, Design, Dice, Point, Sweep, composed, label
 
 _CURVES = ("Relu", "Relu", "Relu", "relu6", "LeakyRelu", "")
 _FLOAT_CURVES = ("Tanh", "hardswish", "silu", "Sigmoid", "Elu", "gelu")
-_MOST_NUMBERS = 6e5  # of one activation
-_MOST_MACS = 2e8  # of one block
-_MOST_CHANNELS = 640
+_MOST = Bounds(macs=2e8, numbers=6e5, channels=640)
 
 
 def _filters_for(net: Net, x: str, choices: Choices, window: int) -> int:
     """Channels of a result such that making it stays within bounds."""
-    batch, channels, height, width = net.shape(x)
-    places = batch * height * width
-    most = min(_MOST_MACS / (places * channels * window), _MOST_NUMBERS / places, _MOST_CHANNELS)
-    return choices.channels(8, max(most, 16))
+    return choices.channels(8, max(_MOST.filters(net.shape(x), window), 16))
 
 
 def _is_small(net: Net, x: str) -> bool:
@@ -92,7 +87,7 @@ def _in_floats(net: Net, x: str, choices: Choices) -> str:
 
 
 def _larger(net: Net, x: str, choices: Choices) -> str:
-    if 4 * math.prod(net.shape(x)) > _MOST_NUMBERS:
+    if 4 * math.prod(net.shape(x)) > _MOST.numbers:
         return _pooled(net, x, choices)
     y = net.resized(x, 2, mode="nearest")
     return net.conv(y, _filters_for(net, y, choices, 9), 3, act="Relu") if choices.unit() < 0.5 else y
@@ -114,7 +109,7 @@ def byte_medley(design: Design) -> Point:
         x = net.input("image", batch, dice.pick(1, 3, 3, 3), side, side)
         kernel, stride = dice.pick((3, 1), (3, 2), (7, 2), (11, 4)) if side > 40 else (3, 1)
         x = net.conv(x, dice.channels(8, 64), kernel, stride=stride, act="Relu")
-        while math.prod(net.shape(x)) > _MOST_NUMBERS:
+        while math.prod(net.shape(x)) > _MOST.numbers:
             x = net.pool(x, kernel=2)
         x = composed(net, x, count, _BLOCKS, dice)
         net.outputs.append(_ended(net, x, dice))

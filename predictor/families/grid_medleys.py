@@ -8,20 +8,16 @@ import math
 
 from predictor.families.attention import attended
 from predictor.families.layers import Net
-from predictor.families.sweeps import Block, Choices, Design, Point, Sweep, composed, label
+from predictor.families.sweeps import Block, Bounds, Choices, Design, Point, Sweep, composed, label
 
 _CURVES = ("Relu", "gelu", "gelu", "silu", "Tanh", "Sigmoid")
-_MOST_NUMBERS = 3e5  # of one activation
-_MOST_MACS = 1.2e8  # of one block
-_MOST_CHANNELS = 768
+_MOST = Bounds(macs=1.2e8, numbers=3e5, channels=768)
 
 
 def _columns_for(net: Net, x: str, choices: Choices) -> int:
     """Columns of a product such that it stays within bounds."""
     batch, height, width, channels = net.shape(x)
-    rows = batch * height * width
-    most = min(_MOST_MACS / (rows * channels), _MOST_NUMBERS / rows, _MOST_CHANNELS)
-    return choices.channels(8, max(int(most), 16))
+    return choices.channels(8, max(int(_MOST.filters((batch, channels, height, width))), 16))
 
 
 def _linear(net: Net, x: str, choices: Choices) -> str:
@@ -70,7 +66,7 @@ def _windowed(net: Net, x: str, choices: Choices) -> str:
 def _quartered(net: Net, x: str, choices: Choices) -> str:
     """Four neighbours become one place."""
     batch, height, width, channels = net.shape(x)
-    if height % 2 or width % 2 or channels > _MOST_CHANNELS / 4:
+    if height % 2 or width % 2 or channels > _MOST.channels / 4:
         return _linear(net, x, choices)
     y = net.reshape(x, (batch, height // 2, 2, width // 2, 2, channels))
     y = net.reshape(net.transpose(y, 0, 1, 3, 2, 4, 5), (batch, height // 2, width // 2, 4 * channels))
@@ -81,7 +77,7 @@ def _enlarged(net: Net, x: str, choices: Choices) -> str:
     """One place becomes four."""
     batch, height, width, channels = net.shape(x)
     each = max(channels // 4, 8)
-    if 4 * math.prod((batch, height, width, each)) > _MOST_NUMBERS:
+    if 4 * math.prod((batch, height, width, each)) > _MOST.numbers:
         return _quartered(net, x, choices)
     y = net.reshape(net.linear(x, 4 * each), (batch, height, width, 2, 2, each))
     return net.reshape(net.transpose(y, 0, 1, 3, 2, 4, 5), (batch, 2 * height, 2 * width, each))
@@ -115,7 +111,7 @@ def grid_medley(design: Design) -> Point:
     """Grids of a few places and of thousands."""
     side, channels = design.pick(4, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 56), design.log(1, 24) * 16
     batch, count = design.pick(1, 1, 1, 1, 4), design.log(2, 14)
-    while batch * channels * side * side > _MOST_NUMBERS:
+    while batch * channels * side * side > _MOST.numbers:
         channels = max(channels // 32 * 16, 16)
         batch = 1
     text = label(c=channels, s=side, n=count, b=batch)

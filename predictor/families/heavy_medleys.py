@@ -8,20 +8,15 @@ import math
 
 from predictor.families.attention import attended
 from predictor.families.layers import Net
-from predictor.families.sweeps import Block, Choices, Design, Point, Sweep, composed, label
+from predictor.families.sweeps import Block, Bounds, Choices, Design, Point, Sweep, composed, label
 
 _CURVES = ("Relu", "Relu", "Relu", "relu6", "LeakyRelu", "silu", "hardswish", "PRelu", "")
-_MOST_NUMBERS = 5e6  # of one activation
-_MOST_MACS = 1e9  # of one block
-_MOST_CHANNELS = 1024
+_MOST = Bounds(macs=1e9, numbers=5e6, channels=1024)
 
 
 def _filters_for(net: Net, x: str, choices: Choices, window: int) -> int:
     """Channels of a result such that making it stays within bounds."""
-    batch, channels, height, width = net.shape(x)
-    places = batch * height * width
-    most = min(_MOST_MACS / (places * channels * window), _MOST_NUMBERS / places, _MOST_CHANNELS)
-    return choices.channels(16, max(int(most), 24))
+    return choices.channels(16, max(int(_MOST.filters(net.shape(x), window)), 24))
 
 
 def _conv(net: Net, x: str, choices: Choices) -> str:
@@ -34,7 +29,7 @@ def _conv(net: Net, x: str, choices: Choices) -> str:
 def _same(net: Net, x: str, choices: Choices) -> str:
     """As many channels as came in, where that is within bounds."""
     _, channels, height, width = net.shape(x)
-    if 9 * height * width * channels**2 > _MOST_MACS:
+    if 9 * height * width * channels**2 > _MOST.macs:
         return net.conv(x, min(channels, 128), 1, act="Relu")
     y = net.conv(x, channels, 3, act=choices.pick("Relu", "LeakyRelu", "silu"))
     return net.act(net.add(x, y), "Relu") if choices.unit() < 0.5 else y
@@ -50,7 +45,7 @@ def _bottleneck(net: Net, x: str, choices: Choices) -> str:
 def _inverted(net: Net, x: str, choices: Choices) -> str:
     batch, channels, height, width = net.shape(x)
     wide = channels * choices.pick(2, 4, 6)
-    if batch * wide * height * width > _MOST_NUMBERS:
+    if batch * wide * height * width > _MOST.numbers:
         return _pooled(net, x, choices)
     act = choices.pick("relu6", "hardswish", "silu")
     y = net.conv(net.conv(x, wide, 1, act=act), wide, choices.pick(3, 3, 5), groups=wide, act=act)
@@ -64,7 +59,7 @@ def _pooled(net: Net, x: str, choices: Choices) -> str:
 
 
 def _larger(net: Net, x: str, choices: Choices) -> str:
-    if 4 * math.prod(net.shape(x)) > _MOST_NUMBERS:
+    if 4 * math.prod(net.shape(x)) > _MOST.numbers:
         return _pooled(net, x, choices)
     y = net.resized(x, 2, mode=choices.pick("nearest", "linear"))
     return net.conv(y, _filters_for(net, y, choices, 9), 3, act="Relu")
@@ -121,7 +116,7 @@ def heavy_rows(design: Design) -> Point:
     """Texts, patches of images, or a few rows; some end at a vocabulary."""
     size, count = design.log(4, 16) * 64, design.log(1, 5)
     length = design.pick(1, 4, 16, 64, 128, 197, 256, 384, 512)
-    length = min(length, int(_MOST_MACS / (8 * size * size)) + 1)
+    length = min(length, int(_MOST.macs / (8 * size * size)) + 1)
     has_vocabulary = design.unit() < 0.25
     text = label(m=length, k=size, n=count, v=int(has_vocabulary))
 
@@ -129,7 +124,7 @@ def heavy_rows(design: Design) -> Point:
         dice = design.dice(text)
         x = composed(net, net.input("rows", 1, length, size), count, _ROW_BLOCKS, dice)
         if has_vocabulary:
-            most = min(_MOST_MACS / (length * net.shape(x)[-1]), 2.5e7 / net.shape(x)[-1])
+            most = min(_MOST.macs / (length * net.shape(x)[-1]), 2.5e7 / net.shape(x)[-1])
             x = net.matmul(x, dice.log(1000, max(most, 2000)) // 8 * 8)
         net.outputs.append(x)
 

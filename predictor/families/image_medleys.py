@@ -12,15 +12,13 @@ from predictor.families.attention import attended
 from predictor.families.convnets import gated
 from predictor.families.layers import Net
 from predictor.families.mixing import channel_norm
-from predictor.families.sweeps import Block, Choices, Design, Point, Sweep, composed, label
+from predictor.families.sweeps import Block, Bounds, Choices, Design, Point, Sweep, composed, label
 
 _CURVES = (
     "Relu", "Relu", "Relu", "relu6", "silu", "hardswish", "LeakyRelu", "Sigmoid", "Tanh", "gelu", "PRelu",
     "Elu", "HardSigmoid",
 )  # fmt: skip
-_MOST_NUMBERS = 4e5  # of one activation
-_MOST_MACS = 2.5e8  # of one block
-_MOST_CHANNELS = 640
+_MOST = Bounds(macs=2.5e8, numbers=4e5, channels=640)
 _MOST_ROWS = 400  # of attention over the places of an image
 
 
@@ -30,9 +28,7 @@ def _maybe_curve(choices: Choices) -> str:
 
 def _filters_for(net: Net, x: str, choices: Choices, window: int) -> int:
     """Channels of a result such that making it stays within bounds."""
-    batch, channels, height, width = net.shape(x)
-    places = batch * height * width
-    most = min(_MOST_MACS / (places * channels * window), _MOST_NUMBERS / places, _MOST_CHANNELS)
+    most = _MOST.filters(net.shape(x), window)
     return choices.channels(6, max(int(most), 12)) if most > 6 else 8
 
 
@@ -69,7 +65,7 @@ def _depthwise(net: Net, x: str, choices: Choices) -> str:
 def _inverted(net: Net, x: str, choices: Choices) -> str:
     act, stride = choices.pick(*_CURVES), _stride(net, x, choices)
     filters = _filters_for(net, x, choices, 4)
-    wide = min(net.shape(x)[1] * choices.pick(2, 3, 4, 6), 2 * _MOST_CHANNELS)
+    wide = min(net.shape(x)[1] * choices.pick(2, 3, 4, 6), 2 * _MOST.channels)
     y = net.conv(x, wide, 1, act=act)
     y = net.conv(y, wide, choices.pick(3, 3, 5), stride=stride, groups=wide, act=act)
     if choices.unit() < 0.4:
@@ -135,7 +131,7 @@ def _pooled(net: Net, x: str, choices: Choices) -> str:
 
 
 def _larger(net: Net, x: str, choices: Choices) -> str:
-    if 4 * math.prod(net.shape(x)) > _MOST_NUMBERS:
+    if 4 * math.prod(net.shape(x)) > _MOST.numbers:
         return net.conv(x, 16, 1, stride=2 if min(net.shape(x)[2:]) >= 4 else 1)
     form, channels = choices.pick("nearest", "linear", "deconv", "depth"), net.shape(x)[1]
     if form == "deconv" and channels <= 256:
@@ -191,7 +187,7 @@ def image_medley(design: Design) -> Point:
     """Blocks of convolutional networks on images of any size."""
     side, channels = design.log(7, 160), design.channels(3, 256)
     batch, count = design.pick(1, 1, 1, 1, 1, 2, 4), design.log(3, 14)
-    while batch * channels * side * side > _MOST_NUMBERS:
+    while batch * channels * side * side > _MOST.numbers:
         channels = max(channels // 2, 1)
     text = label(c=channels, s=side, n=count, b=batch)
 

@@ -8,12 +8,10 @@ import math
 
 from predictor.families.attention import attended
 from predictor.families.layers import Net
-from predictor.families.sweeps import Block, Choices, Design, Point, Sweep, composed, label
+from predictor.families.sweeps import Block, Bounds, Choices, Design, Point, Sweep, composed, label
 
 _CURVES = ("Relu", "Relu", "LeakyRelu", "LeakyRelu", "silu", "gelu", "Tanh", "Elu", "PRelu", "Sigmoid")
-_MOST_NUMBERS = 3e5  # of one activation
-_MOST_MACS = 1.2e8  # of one block
-_MOST_CHANNELS = 512
+_MOST = Bounds(macs=1.2e8, numbers=3e5, channels=512)
 _MOST_FRAMES = 400  # of attention
 
 
@@ -23,9 +21,8 @@ def _maybe_curve(choices: Choices) -> str:
 
 def _filters_for(net: Net, x: str, choices: Choices, kernel: int) -> int:
     """Channels of a result such that making it stays within bounds."""
-    batch, channels, length = net.shape(x)
-    most = min(_MOST_MACS / (batch * length * channels * kernel), _MOST_NUMBERS / (batch * length))
-    return choices.channels(6, max(min(int(most), _MOST_CHANNELS), 12)) if most > 6 else 4
+    most = _MOST.filters(net.shape(x), kernel)
+    return choices.channels(6, max(int(most), 12)) if most > 6 else 4
 
 
 def _conv(net: Net, x: str, choices: Choices) -> str:
@@ -46,7 +43,7 @@ def _conv(net: Net, x: str, choices: Choices) -> str:
 def _depthwise(net: Net, x: str, choices: Choices) -> str:
     channels, kernel = net.shape(x)[1], choices.pick(3, 5, 7, 11, 15, 31)
     y = net.conv(x, channels, kernel, groups=channels, act=_maybe_curve(choices), has_norm=False)
-    return net.conv(y, channels, 1) if choices.unit() < 0.5 and channels <= _MOST_CHANNELS / 2 else y
+    return net.conv(y, channels, 1) if choices.unit() < 0.5 and channels <= _MOST.channels / 2 else y
 
 
 def _shorter(net: Net, x: str, choices: Choices) -> str:
@@ -73,18 +70,18 @@ def _longer(net: Net, x: str, choices: Choices) -> str:
     stride = choices.pick(2, 2, 4, 8)
     batch, channels, length = net.shape(x)
     most = min(
-        _MOST_NUMBERS / (batch * length * stride), _MOST_MACS / (batch * length * channels * 2 * stride)
+        _MOST.numbers / (batch * length * stride), _MOST.macs / (batch * length * channels * 2 * stride)
     )
     if most < 4:
         return _shorter(net, x, choices)
-    filters = choices.channels(3, max(min(most, _MOST_CHANNELS), 6))
+    filters = choices.channels(3, max(min(most, _MOST.channels), 6))
     kernel = choices.pick(2, 2, 1) * stride
     return net.deconv(x, filters, kernel, stride=stride, act=_maybe_curve(choices))
 
 
 def _causal(net: Net, x: str, choices: Choices) -> str:
     channels, dilation = net.shape(x)[1], choices.pick(1, 2, 4, 8, 16)
-    if channels > _MOST_CHANNELS / 2:
+    if channels > _MOST.channels / 2:
         return net.conv(x, 64, 1)
     padded = net.pad(x, (0, 0, 2 * dilation), (0, 0, 0))
     y = net.conv(padded, channels, 3, dilation=dilation, pads=[0, 0], act=_maybe_curve(choices))
@@ -94,7 +91,7 @@ def _causal(net: Net, x: str, choices: Choices) -> str:
 def _gated(net: Net, x: str, choices: Choices) -> str:
     """Tanh times Sigmoid, or a half times the other's Sigmoid."""
     channels = net.shape(x)[1]
-    if channels > _MOST_CHANNELS / 4:
+    if channels > _MOST.channels / 4:
         return net.conv(x, 64, 1)
     wide = net.conv(x, 2 * channels, choices.pick(1, 3, 3, 5), has_norm=False)
     left, right = net.split(wide, (channels, channels))
@@ -104,7 +101,7 @@ def _gated(net: Net, x: str, choices: Choices) -> str:
 
 def _residual(net: Net, x: str, choices: Choices) -> str:
     channels, act = net.shape(x)[1], choices.pick(*_CURVES)
-    if channels > _MOST_CHANNELS / 2:
+    if channels > _MOST.channels / 2:
         return net.conv(x, 64, 1)
     y = net.conv(net.act(x, act), channels, choices.pick(3, 3, 5, 7), act=act, has_norm=False)
     return net.add(x, net.conv(y, channels, choices.pick(1, 3), has_norm=False))
@@ -142,14 +139,14 @@ def signal_medley(design: Design) -> Point:
     """Any length, from a few frames to a second of sound."""
     length, channels = design.log(24, 65536), design.channels(1, 256)
     batch, count = design.pick(1, 1, 1, 1, 2, 4), design.log(2, 14)
-    channels = max(min(channels, int(_MOST_NUMBERS / (batch * length))), 1)
+    channels = max(min(channels, int(_MOST.numbers / (batch * length))), 1)
     text = label(c=channels, s=length, n=count, b=batch)
 
     def draw(net: Net) -> None:
         dice = design.dice(text)
         x = net.input("signal", batch, channels, length)
         x = composed(net, x, count, _BLOCKS, dice)
-        is_whole = dice.unit() < 0.5 or math.prod(net.shape(x)) > _MOST_NUMBERS
+        is_whole = dice.unit() < 0.5 or math.prod(net.shape(x)) > _MOST.numbers
         net.outputs.append(x if is_whole else net.dense(net.pooled(x), dice.log(4, 500)))
 
     return Point(text, draw, 0.0)

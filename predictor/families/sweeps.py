@@ -12,7 +12,7 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from predictor.families.family import PRECISIONS, QUANTISED_OPSET, Drawing, Specimen
 from predictor.families.layers import Net
@@ -44,7 +44,7 @@ class Choices(ABC):
         """Where sizes are round, one nearby that is: a power of two in nearly half of all cases, else 5,
         6 or 7 times one.
         """
-        if not self.is_round or size < 5:  # the first that is not round is 9
+        if not self.is_round or size < 5:
             return size
         power = 2 ** int(math.log2(size))
         nearest = next(share for bound, share in _ROUND if size / power < bound)
@@ -100,6 +100,24 @@ def composed(net: Net, x: str, count: int, blocks: Sequence[Block], dice: Dice) 
     for _ in range(count):
         x = dice.pick(*blocks)(net, x, dice)
     return x
+
+
+class Bounds(NamedTuple):
+    """What a medley's blocks stay within: multiply-accumulates of one block, and numbers and channels of one
+    activation.
+    """
+
+    macs: float
+    numbers: float
+    channels: int
+
+    def filters(self, shape: Sequence[int], window: int = 1) -> float:
+        """The most channels that a convolution of an image or a signal (B, C, ...) may have, keeping its
+        places; `window`: elements of its filters.
+        """
+        batch, channels, *sizes = shape
+        places = batch * math.prod(sizes)
+        return min(self.macs / (places * channels * window), self.numbers / places, self.channels)
 
 
 @dataclass(frozen=True, slots=True)
