@@ -47,9 +47,12 @@ def test_what_the_first_run_took_is_in_no_layer() -> None:
     tensors = {"x": np.ones((1, 8), np.float32)}
 
     def together_ns(runs: int) -> int:
-        """The least of five: a busy neighbour only ever adds."""
+        """The least of five: a busy neighbour only ever adds. Nothing, where a fast processor needs less than
+        the microsecond that OpenVINO counts in.
+        """
         profiles = [engine.profile_layers(onnx_models.two_layers(), CPU, tensors, runs) for _ in range(5)]
-        return min(sum(layer.median_ns for layer in profile.layers) for profile in profiles if profile)
+        known = [sum(layer.median_ns for layer in profile.layers) for profile in profiles if profile]
+        return min(known, default=0)
 
     assert together_ns(runs=4) <= 3 * max(together_ns(runs=100), 4_000)
 
