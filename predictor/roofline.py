@@ -40,7 +40,7 @@ class KernelClass(StrEnum):
 
 GEMV_ROWS = 4  # up to here a product with a weight matrix is bound by reading it
 _UNSHARED = 0.08  # of a kernel's work, which one thread does alone
-_HANDOVER_S = 4e-6  # from one thread to several and back, for each kernel
+_HANDOVER_S = 1e-6  # from one thread to several and back, for each kernel
 CLASS_BY_FAMILY = {
     Family.RECURRENT: KernelClass.RECURRENT,
     Family.ELEMENTWISE: KernelClass.ELEMENTWISE,
@@ -57,7 +57,7 @@ CLASS_BY_FAMILY = {
 EFFICIENCY = {
     KernelClass.CONV: 0.6, KernelClass.DEPTHWISE: 0.15, KernelClass.GEMM: 0.7, KernelClass.GEMV: 0.7,
     KernelClass.RECURRENT: 0.4, KernelClass.INT8: 0.5, KernelClass.DYNAMIC_INT8: 0.5,
-    KernelClass.LOW_BIT: 0.3,
+    KernelClass.LOW_BIT: 0.7,
 }  # fmt: skip
 
 
@@ -69,7 +69,9 @@ class Habits(NamedTuple):
     """What the code of an engine does on every processor."""
 
     widest_lanes: float = math.inf  # float32 numbers per vector
+    amd_product_lanes: float = math.inf  # the same of products with matrices, on AMD's processors
     regroup_cycles: float = 0.0  # of an element that a product's result is put back into axes by
+    int8_speedup: float = math.inf  # at most: not every engine has code for tiles of integers
     winograd_growth: float = 1.0  # of the weights of 3x3 convolutions, which are stored transformed
     # Of a multiply-accumulate that no vector code has: of transposed convolutions over one axis, and of
     # products in float16.
@@ -82,6 +84,7 @@ class Machine:
     """Nominal rates of the threads (or of the accelerator) that a runtime uses."""
 
     macs_per_s: float  # float32
+    product_macs_per_s: float  # the same, of products with matrices and of 1x1 convolutions
     int8_speedup: float  # over float32
     has_short_floats: bool  # computes in float16 or bfloat16 without converting
     lanes: int  # float32 numbers per vector
@@ -108,23 +111,29 @@ class _Processor(NamedTuple):
     shared_cache_bytes: float  # as much as a core has to itself where others run too
     shared_cache_bytes_per_s: float
     memory_bytes_per_s: float
+    launch_s: float
 
 
-_LAPTOP = _Processor(3e9, 16, 2e6, 6e10, 3e7, 2.4e10, 1.2e10)
+_LAPTOP = _Processor(3e9, 16, 2e6, 6e10, 3e7, 2.4e10, 1.2e10, 1e-6)
 # Processors that a campaign has met: caches and widths as their vendors say, rates as products with one row
 # show them, which do nothing but read their weights (single operators of the dataset; a probe of our own).
-_SAPPHIRE_RAPIDS = _Processor(3e9, 16, 2e6, 5e10, 5e7, 2.3e10, 1.3e10)
-_ZEN_5 = _Processor(4.2e9, 16, 1e6, 8e10, 2.2e7, 8e10, 3.4e10)
-_ZEN_4 = _Processor(3.7e9, 8, 1e6, 6e10, 1.6e7, 6e10, 1.8e10)
-_ZEN_3 = _Processor(2.9e9, 8, 5e5, 6e10, 1.6e7, 4.5e10, 1.7e10)
+# Frequencies and launches are relative to the first, as models that do little else take on two of them,
+# whatever the runtime.
+_SAPPHIRE_RAPIDS = _Processor(3e9, 16, 2e6, 5e10, 5e7, 2.3e10, 1.3e10, 1e-6)
+_ZEN_5 = _Processor(4.6e9, 16, 1e6, 9e10, 2.2e7, 9e10, 3.3e10, 6.5e-7)
+_ZEN_4 = _Processor(3.2e9, 8, 1e6, 6e10, 1.5e7, 5e10, 1.4e10, 1.15e-6)
+_ZEN_3 = _Processor(2.6e9, 8, 5e5, 6e10, 1.6e7, 4.5e10, 1.7e10, 1.6e-6)
 
 # MNN has no code for vectors of 512 bits in the builds that it ships, ncnn has some: read off what the same
 # networks take on two processors. Both transform the weights of 3x3 convolutions for tiles of 4x4 results:
 # 6x6 numbers in place of 3x3. The cycles are those of single layers, on three processors.
 _HABITS = {
+    "onnxruntime": Habits(int8_speedup=3.0),
     "mnn": Habits(widest_lanes=8, winograd_growth=4.0),
     "ncnn": Habits(widest_lanes=12, regroup_cycles=320.0, winograd_growth=4.0, flat_deconv_cycles=2.0),
-    "torch": Habits(half_mac_cycles=2.2),  # where the processor has no instructions for float16
+    # It multiplies matrices by MKL, which has vectors of 256 bits for AMD; and where the processor has no
+    # instructions for float16, one by one.
+    "torch": Habits(amd_product_lanes=8, half_mac_cycles=2.2),
 }
 SHORT_FLOAT_FLAGS = frozenset(("avx512_fp16", "fphp", "asimdhp"))
 
@@ -134,6 +143,7 @@ def machine_of(runtime: Runtime, hardware: Hardware) -> Machine:
     if runtime.provider != "cpu":
         return Machine(
             macs_per_s=8e12,
+            product_macs_per_s=8e12,
             int8_speedup=2.0,
             has_short_floats=True,
             lanes=32,
@@ -154,11 +164,15 @@ def machine_of(runtime: Runtime, hardware: Hardware) -> Machine:
     scale = 1.0 / (_UNSHARED + (1.0 - _UNSHARED) / threads)  # Amdahl's law
     core = _processor(hardware)
     habits = _HABITS.get(runtime.engine, Habits())
+    int8_speedup = min(int8_speedup, habits.int8_speedup)
     if not SHORT_FLOAT_FLAGS.isdisjoint(hardware.isa_flags):
         habits = habits._replace(half_mac_cycles=0.0)
-    per_cycle = 2.0 * min(lanes, core.widest_lanes, habits.widest_lanes)  # two fused multiply-add pipes
+    widest = min(lanes, core.widest_lanes, habits.widest_lanes)
+    of_products = min(widest, habits.amd_product_lanes) if "AMD" in hardware.cpu_model else widest
+    macs_per_s = 2.0 * core.frequency_hz * scale  # of one lane: two fused multiply-add pipes
     return Machine(
-        macs_per_s=per_cycle * core.frequency_hz * scale,
+        macs_per_s=macs_per_s * widest,
+        product_macs_per_s=macs_per_s * of_products,
         int8_speedup=int8_speedup,
         has_short_floats=False,
         lanes=lanes,
@@ -169,9 +183,9 @@ def machine_of(runtime: Runtime, hardware: Hardware) -> Machine:
         shared_cache_bytes=core.shared_cache_bytes,
         shared_cache_bytes_per_s=core.shared_cache_bytes_per_s * min(scale, 4.0),
         memory_bytes_per_s=core.memory_bytes_per_s * min(scale, 4.0),
-        launch_s=1e-6 if threads == 1 else 1e-6 + _HANDOVER_S,
-        view_s=0.4e-6,
-        call_s=5e-6,
+        launch_s=core.launch_s if threads == 1 else core.launch_s + _HANDOVER_S,
+        view_s=0.4 * core.launch_s,
+        call_s=5.0 * core.launch_s,
         habits=habits,
     )
 

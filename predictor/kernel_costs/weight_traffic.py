@@ -21,6 +21,7 @@ _BYTES_BY_PRECISION = {"float16": 2.0, "int8": 1.0, "low_bit": 0.5, "float64": 8
 _BYTES = np.array([_BYTES_BY_PRECISION.get(name, 4.0) for name in PRECISIONS])
 _RECURRENT = CLASSES.index(KernelClass.RECURRENT)
 _GATES = 3.5  # GRU has three, LSTM four
+_FADES_OVER = 0.5  # of a cache's size: what exceeds it by more leaves nothing
 
 
 def weight_traffic(
@@ -56,6 +57,9 @@ def _read_again(amounts: Floats, precisions: NDArray[np.int64], cache_bytes: flo
 
 
 def _kept(bytes_in_turn: Floats, cache_bytes: float) -> Floats:
-    """Share of what is read in turn that a cache still has."""
-    share: Floats = np.minimum(np.maximum(2.0 - bytes_in_turn / cache_bytes, 0.0), 1.0)
+    """Share of what is read in turn that a cache still has. One that forgets what was read longest ago would
+    have nothing as soon as it is too small; real ones keep some.
+    """
+    excess = bytes_in_turn / cache_bytes - 1.0
+    share: Floats = np.minimum(np.maximum(1.0 - excess / _FADES_OVER, 0.0), 1.0)
     return share

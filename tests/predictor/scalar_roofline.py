@@ -12,6 +12,7 @@ _BYTES = {
 }  # fmt: skip
 _CONV_INTEGER = 0.35
 _UNROLL_CYCLES = 0.75
+_MATRIX = (KernelClass.GEMM, KernelClass.GEMV, KernelClass.RECURRENT)
 
 
 def times_ms(kernel: Kernel, machine: Machine, graph_weight_bytes: float) -> dict[KernelClass, float]:
@@ -26,7 +27,9 @@ def times_ms(kernel: Kernel, machine: Machine, graph_weight_bytes: float) -> dic
         return times
     arithmetic_s = _arithmetic_s(kernel, kind, machine)
     arithmetic_s += kernel.work / machine.work_per_s + kernel.scalar_cycles / machine.cycles_per_s
-    times[kind] = 1e3 * max(arithmetic_s, _memory_s(kernel, machine, graph_weight_bytes))
+    if kernel.precision in _SHORT_FLOATS and kind in EFFICIENCY and kind is not KernelClass.RECURRENT:
+        arithmetic_s += machine.habits.half_mac_cycles * kernel.macs / machine.cycles_per_s
+    times[kind] = 1e3 * (arithmetic_s + _memory_s(kernel, machine, graph_weight_bytes))
     if kernel.precision in _SHORT_FLOATS and not machine.has_short_floats:
         elements = (kernel.bytes_moved - kernel.weight_bytes) / 2
         converted_s = 2.0 * elements / machine.work_per_s
@@ -37,7 +40,9 @@ def times_ms(kernel: Kernel, machine: Machine, graph_weight_bytes: float) -> dic
 def _arithmetic_s(kernel: Kernel, kind: KernelClass, machine: Machine) -> float:
     if not kernel.macs:
         return 0.0
-    rate = machine.macs_per_s * EFFICIENCY.get(kind, 0.5)
+    is_product = kind in _MATRIX or _is_pointwise(kernel)
+    peak = machine.product_macs_per_s if is_product else machine.macs_per_s
+    rate = peak * EFFICIENCY.get(kind, 0.5)
     if kind in (KernelClass.INT8, KernelClass.DYNAMIC_INT8):
         rate *= machine.int8_speedup
     elif kernel.precision == "float64":
@@ -51,6 +56,10 @@ def _arithmetic_s(kernel: Kernel, kind: KernelClass, machine: Machine) -> float:
         unrolled = kernel.rows * kernel.inner * kernel.groups * kernel.launches
         arithmetic_s += _UNROLL_CYCLES * unrolled / machine.cycles_per_s
     return arithmetic_s
+
+
+def _is_pointwise(kernel: Kernel) -> bool:
+    return kernel.anchor.kind == "Conv" and set(kernel.anchor.attributes.get("kernel_shape", ())) <= {1}
 
 
 def _is_generic(kernel: Kernel, machine: Machine) -> bool:
@@ -103,5 +112,5 @@ def _held(kernel: Kernel, size: float, graph_weight_bytes: float) -> float:
 
 
 def _kept(bytes_in_turn: float, size: float) -> float:
-    """Read in turn, again and again: of what is twice the size, nothing is left when it is wanted."""
-    return min(max(2.0 - bytes_in_turn / size, 0.0), 1.0)
+    """Read in turn, again and again: of what exceeds the size by half, nothing is left when it is wanted."""
+    return min(max(3.0 - 2.0 * bytes_in_turn / size, 0.0), 1.0)

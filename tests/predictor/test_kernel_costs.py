@@ -47,8 +47,11 @@ from tests.predictor.synthetic_target import (
 
 GPU = RUNTIME.model_copy(update={"provider": "cuda"})
 AVX512 = HARDWARE.model_copy(update={"isa_flags": ("avx", "avx2", "fma", "avx512f", "avx512_vnni")})
+EPYC = AVX512.model_copy(update={"cpu_model": "AMD EPYC", "isa_flags": (*AVX512.isa_flags, "avx_vnni")})
+TORCH = RUNTIME.model_copy(update={"engine": "torch"})
 MACHINES = (
     machine_of(RUNTIME, HARDWARE),
+    machine_of(TORCH, EPYC),
     machine_of(RUNTIME.model_copy(update={"threads": 4}), AVX512),
     machine_of(GPU, HARDWARE),
 )
@@ -71,7 +74,7 @@ def half_precision() -> ModelGraph:
     )
 
 
-@pytest.mark.parametrize("machine", MACHINES, ids=["cpu", "four threads", "gpu"])
+@pytest.mark.parametrize("machine", MACHINES, ids=["cpu", "torch on amd", "four threads", "gpu"])
 @pytest.mark.parametrize("view", View)
 def test_all_kernels_at_once_take_what_each_takes_alone(machine: Machine, view: View) -> None:
     for graph in (*(graph for _, graph in reference_graphs()), half_precision()):
@@ -294,7 +297,7 @@ def test_launches_are_priced_apart_from_what_they_launch(threads: int) -> None:
 def test_several_threads_share_the_work_and_cost_a_handover_per_kernel() -> None:
     one, four = (machine_of(RUNTIME.model_copy(update={"threads": n}), HARDWARE) for n in (1, 4))
     assert 3.0 < four.macs_per_s / one.macs_per_s < 4.0
-    assert four.launch_s > 3 * one.launch_s
+    assert four.launch_s == 2 * one.launch_s
 
 
 def test_a_processor_that_a_campaign_has_met_has_its_own_rates() -> None:
@@ -312,6 +315,23 @@ def test_a_processor_that_a_campaign_has_met_has_its_own_rates() -> None:
     assert laptop.cache_bytes_per_s != known.cache_bytes_per_s
 
 
+def test_torch_multiplies_matrices_with_half_vectors_on_amd() -> None:
+    """And convolves with whole ones; ONNX Runtime does both with whole ones, and on Intel so does torch."""
+    own, other, intel = machine_of(TORCH, EPYC), machine_of(RUNTIME, EPYC), machine_of(TORCH, AVX512)
+    assert own.macs_per_s == 2 * own.product_macs_per_s == other.macs_per_s
+    assert other.product_macs_per_s == other.macs_per_s
+    assert intel.product_macs_per_s == intel.macs_per_s
+
+
+def test_tiles_of_integers_serve_engines_that_have_code_for_them() -> None:
+    rapids = AVX512.model_copy(update={"isa_flags": (*AVX512.isa_flags, "amx_int8")})
+    speedups = {
+        engine: machine_of(RUNTIME.model_copy(update={"engine": engine}), rapids).int8_speedup
+        for engine in ("onnxruntime", "openvino")
+    }
+    assert speedups["openvino"] > speedups["onnxruntime"] == machine_of(RUNTIME, AVX512).int8_speedup
+
+
 def test_zen_5_takes_whole_vectors_of_512_bits() -> None:
     flags = ("avx2", "avx512f", "avx512_vnni")
     zens = [HARDWARE.model_copy(update={"cpu_model": "AMD EPYC", "isa_flags": (*flags, *own)})
@@ -319,6 +339,7 @@ def test_zen_5_takes_whole_vectors_of_512_bits() -> None:
     fourth, fifth = (machine_of(RUNTIME, one) for one in zens)
     assert fifth.macs_per_s > 2 * fourth.macs_per_s
     assert fifth.memory_bytes_per_s > 1.5 * fourth.memory_bytes_per_s
+    assert fifth.launch_s < 0.7 * fourth.launch_s
 
 
 def test_replaceable_weights_are_constants_to_engines_that_convert_files() -> None:
