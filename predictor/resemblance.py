@@ -55,8 +55,8 @@ _STRANGER = _Witness(1.0)
 _NOMINAL = _Witness(2.0)  # the nominal machine: no stranger's habits
 _ABOVE_ALL = 1000.0  # of a single witness
 _UNLIKE_LOG_PRIOR = -1.0  # for a target unlike its sources
-_OWN_ANALOGY_LOG_PRIOR = 1.0  # the engine itself is known on the target's machine, run otherwise
-_ANALOGY_LOG_PRIOR = 0.0  # only other engines are
+_OWN_ANALOGY_LOG_PRIOR = 3.0  # the engine itself is known on the target's machine, run otherwise
+_ANALOGY_LOG_PRIOR = 2.0  # only other engines are
 
 
 def expectations(

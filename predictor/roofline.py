@@ -131,9 +131,9 @@ _HABITS = {
     "onnxruntime": Habits(int8_speedup=3.0),
     "mnn": Habits(widest_lanes=8, winograd_growth=4.0),
     "ncnn": Habits(widest_lanes=12, regroup_cycles=320.0, winograd_growth=4.0, flat_deconv_cycles=2.0),
-    # It multiplies matrices by MKL, which has vectors of 256 bits for AMD; and where the processor has no
-    # instructions for float16, one by one.
-    "torch": Habits(amd_product_lanes=8, half_mac_cycles=2.2),
+    # It multiplies matrices by MKL, which has vectors of 256 bits for AMD and does not fill them as it does
+    # Intel's; and one by one in float16 where the processor has no instructions for it.
+    "torch": Habits(amd_product_lanes=6.5, half_mac_cycles=2.2),
 }
 SHORT_FLOAT_FLAGS = frozenset(("avx512_fp16", "fphp", "asimdhp"))
 

@@ -33,7 +33,7 @@ from predictor.meta_checkpoint import MetaCheckpoint
 from predictor.meta_training import MetaConfig, Trainer, train_meta
 from predictor.predict import Predictor
 
-_CONFIG = MetaConfig(training=TrainingConfig(members=1, steps=1500), folds=2)
+_CONFIG = MetaConfig(training=TrainingConfig(members=1, steps=1000), folds=2)
 
 
 def make(key: str, *, seed: int, cache: ArrayCache) -> GraphMethod:  # noqa: ARG001

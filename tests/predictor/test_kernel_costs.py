@@ -318,7 +318,7 @@ def test_a_processor_that_a_campaign_has_met_has_its_own_rates() -> None:
 def test_torch_multiplies_matrices_with_half_vectors_on_amd() -> None:
     """And convolves with whole ones; ONNX Runtime does both with whole ones, and on Intel so does torch."""
     own, other, intel = machine_of(TORCH, EPYC), machine_of(RUNTIME, EPYC), machine_of(TORCH, AVX512)
-    assert own.macs_per_s == 2 * own.product_macs_per_s == other.macs_per_s
+    assert own.macs_per_s == other.macs_per_s > 2 * own.product_macs_per_s
     assert other.product_macs_per_s == other.macs_per_s
     assert intel.product_macs_per_s == intel.macs_per_s
 
