@@ -128,7 +128,7 @@ _ZEN_3 = _Processor(2.6e9, 8, 5e5, 6e10, 1.6e7, 4.5e10, 1.7e10, 1.6e-6)
 # networks take on two processors. Both transform the weights of 3x3 convolutions for tiles of 4x4 results:
 # 6x6 numbers in place of 3x3. The cycles are those of single layers, on three processors.
 _HABITS = {
-    "onnxruntime": Habits(int8_speedup=3.0),
+    "onnxruntime": Habits(int8_speedup=3.0),  # as by dot products, where there are tiles of integers too
     "mnn": Habits(widest_lanes=8, winograd_growth=4.0),
     "ncnn": Habits(widest_lanes=12, regroup_cycles=320.0, winograd_growth=4.0, flat_deconv_cycles=2.0),
     # It multiplies matrices by MKL, which has vectors of 256 bits for AMD and does not fill them as it does

@@ -32,7 +32,7 @@ _INT8 = [CLASSES.index(kind) for kind in (KernelClass.INT8, KernelClass.DYNAMIC_
 @dataclass(frozen=True, slots=True)
 class NominalTimes:
     """Milliseconds of K kernels, each (K,): their own work, with conversions, and their launches.
-    `arithmetic` and `memory` are the two legs of the roofline.
+    `arithmetic` and `memory` are parts of their own work.
     """
 
     own: Floats
@@ -82,8 +82,8 @@ def _scalar_cycles(table: KernelTable, machine: Machine) -> Floats:
 def _arithmetic_s(table: KernelTable, machine: Machine, has_generic_paths: bool) -> Floats:
     amounts = table.amounts
     macs, columns = amounts[:, Amount.MACS], amounts[:, Amount.COLUMNS]
-    is_pointwise = (table.kinds == 0) & (amounts[:, Amount.WINDOW] <= 1)  # KIND_NAMES begins with Conv
-    is_product = is_pointwise | np.isin(table.classes, _MATRIX)
+    is_any_conv = table.kinds == 0  # KIND_NAMES begins with Conv
+    is_product = (is_any_conv & (amounts[:, Amount.WINDOW] <= 1)) | np.isin(table.classes, _MATRIX)
     peak = np.where(is_product, machine.product_macs_per_s, machine.macs_per_s)
     rate = peak * _EFFICIENCIES[table.classes]
     is_int8 = np.isin(table.classes, _INT8)
@@ -96,7 +96,7 @@ def _arithmetic_s(table: KernelTable, machine: Machine, has_generic_paths: bool)
     is_generic = (filters % machine.lanes != 0) | (table.flags[:, Flag.REPLACEABLE_WEIGHTS] > 0)
     is_generic &= has_generic_paths
     slow = np.where(is_generic, np.minimum(rate, machine.cycles_per_s), rate)
-    is_conv = (table.kinds == 0) & ~is_depthwise
+    is_conv = is_any_conv & ~is_depthwise
     used = _use_of_lanes(amounts, is_conv, machine.lanes)
     arithmetic: Floats = macs / np.where(is_depthwise, slow, rate * used)
     unrolled = amounts[:, Amount.ROWS] * amounts[:, Amount.INNER] * amounts[:, Amount.GROUPS]
