@@ -5,8 +5,10 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from pydantic import ValidationError
 
@@ -19,6 +21,7 @@ from devices.errors import DevicesError, FailureCode, WorkFailed
 from devices.measurement import Conditions, LayerProfile, Measurement
 from devices.profile import Machine, MeasurementRequest, measure
 from devices.sandbox import PROFILE_FILE_BYTES, file_limit_bytes
+from devices.target import Runtime
 from devices.timing import TimingReport, TimingTask
 
 ROUNDS = 5
@@ -63,6 +66,13 @@ def run_batch(
     ]
 
 
+def _turns_of(runtime: Runtime) -> str:
+    """Where batches take turns on an accelerator; several may load at once. A processor serves one."""
+    if runtime.provider == "cpu":
+        return ""
+    return str(Path(tempfile.gettempdir()) / f"laptime-turns-{os.getuid()}-{runtime.provider}")
+
+
 def _ask(entries: Sequence[BatchEntry], resident_bytes: int | None) -> Sequence[BoxedOutcome]:
     runtime = entries[0].request.runtime
     with_layers = entries[0].request.plan.with_layers
@@ -75,6 +85,7 @@ def _ask(entries: Sequence[BatchEntry], resident_bytes: int | None) -> Sequence[
         share_s=SHARE_S,
         budget_s=MODEL_BUDGET_S,
         layer_runs=LAYER_RUNS if with_layers else 0,
+        turns=_turns_of(runtime),
     )
     limits = ResourceLimits(
         memory_bytes=MEMORY_BYTES if runtime.provider == "cpu" else None,

@@ -21,6 +21,7 @@ from devices.measurement import ColdStart, LayerProfile, Round
 from devices.model_ref import resolve_input_shapes
 from devices.target import Runtime
 from devices.timing import NS_PER_S, TimingReport, WarmUp, take_round, timed_run, warm_up_session
+from devices.turns import alone, among_others
 from devices.vocabulary import Value
 
 MIN_ROUND_SAMPLES, MAX_ROUND_SAMPLES = 2, 64
@@ -38,6 +39,7 @@ class BatchTask(Value):
     share_s: float = Field(gt=0)  # time that the samples of one model take together, where it is fast
     budget_s: float = Field(gt=0)  # for loading and warming up one model
     layer_runs: int = Field(default=0, ge=0)  # profiled runs of each model once all are timed; 0: none
+    turns: str = ""  # a file to take turns by (`devices.turns`), where several processes share a device
 
 
 @dataclass(slots=True)
@@ -69,16 +71,8 @@ def time_batch(
             _load(engine, model, task, shapes)
             for model, shapes in zip(models, task.input_shapes, strict=True)
         ]
-        started_ns = engine.clock.wall_ns()
-        for number in range(task.rounds):
-            due_ns = started_ns + int(number * LEAST_ROUND_S * NS_PER_S)
-            engine.clock.sleep_s(max(0.0, (due_ns - engine.clock.wall_ns()) / NS_PER_S))
-            for index, entry in enumerate(entries):
-                if isinstance(entry, _Loaded):
-                    try:
-                        _add_round(entry, engine.clock, task, canary=canary, started_ns=started_ns)
-                    except DevicesError as error:
-                        entries[index] = error
+        with alone(task.turns):
+            _time_rounds(engine.clock, entries, task, canary)
     finally:
         gc.enable()
     return [
@@ -89,19 +83,36 @@ def time_batch(
     ]
 
 
+def _time_rounds(
+    clock: Clock, entries: list[_Loaded | DevicesError], task: BatchTask, canary: Callable[[], None]
+) -> None:
+    """Round after round through all that loaded; what fails on the way becomes its error."""
+    started_ns = clock.wall_ns()
+    for number in range(task.rounds):
+        due_ns = started_ns + int(number * LEAST_ROUND_S * NS_PER_S)
+        clock.sleep_s(max(0.0, (due_ns - clock.wall_ns()) / NS_PER_S))
+        for index, entry in enumerate(entries):
+            if isinstance(entry, _Loaded):
+                try:
+                    _add_round(entry, clock, task, canary=canary, started_ns=started_ns)
+                except DevicesError as error:
+                    entries[index] = error
+
+
 def _load(
     engine: Engine, model: bytes, task: BatchTask, given: dict[str, tuple[int, ...]]
 ) -> _Loaded | DevicesError:
     clock = engine.clock
-    started_ns = clock.wall_ns()
     try:
-        session = engine.load(model, task.runtime, given)
-        load_ns = clock.wall_ns() - started_ns
-        shapes = resolve_input_shapes(session.inputs, given)
-        tensors = make_tensors(session.inputs, shapes, seed=task.input_seed)
-        first_run_ns = timed_run(session, tensors, clock)
-        deadline_ns = clock.wall_ns() + int(task.budget_s * NS_PER_S)
-        warm_up = warm_up_session(session, tensors, clock, windows=1, deadline_ns=deadline_ns)
+        with among_others(task.turns):
+            started_ns = clock.wall_ns()
+            session = engine.load(model, task.runtime, given)
+            load_ns = clock.wall_ns() - started_ns
+            shapes = resolve_input_shapes(session.inputs, given)
+            tensors = make_tensors(session.inputs, shapes, seed=task.input_seed)
+            first_run_ns = timed_run(session, tensors, clock)
+            deadline_ns = clock.wall_ns() + int(task.budget_s * NS_PER_S)
+            warm_up = warm_up_session(session, tensors, clock, windows=1, deadline_ns=deadline_ns)
     except DevicesError as error:
         return error
     return _Loaded(session, tensors, shapes, ColdStart(load_ns=load_ns, first_run_ns=first_run_ns), warm_up)

@@ -25,6 +25,7 @@ FINGERPRINT_SALT = (
 )
 NVIDIA_QUERY = ("--query-gpu=name,memory.total,driver_version", "--format=csv,noheader,nounits")
 NVIDIA_TIMEOUT_S = 10.0
+RANDOM_NODE = 1 << 40  # set in an address that Python made up for want of one, anew in each process
 
 
 def read_device(key: str | None = None) -> Device:
@@ -58,12 +59,14 @@ def read_fingerprint(root: Path = Path("/")) -> str:
     """64 hexadecimal digits that stay the same over reboots and upgrades.
 
     A salted hash of the machine id. Where there is none (containers, other systems) it is one of host name
-    and network address, and only as stable as they are.
+    and network address, and only as stable as they are; a machine without a network has no address.
     """
     machine_id = read_machine_id(root)
     if machine_id is not None:
         return _salted(machine_id)
-    return _salted(f"{socket.gethostname()} {uuid.getnode():012x} {platform.machine()}")
+    node = uuid.getnode()
+    address = "" if node & RANDOM_NODE else f"{node:012x}"
+    return _salted(f"{socket.gethostname()} {address} {platform.machine()}")
 
 
 def read_machine_id(root: Path = Path("/")) -> str | None:

@@ -17,8 +17,11 @@ from devices.vocabulary import Value
 Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 
 # What a runtime does with a graph before it runs it. `default` is what its users get: ONNX Runtime optimises
-# all it can, PyTorch runs eagerly. The others are ONNX Runtime's levels.
-Optimization = Literal["default", "none", "basic", "extended"]
+# all it can, PyTorch runs eagerly. The next three are ONNX Runtime's levels; with `cuda-graph` PyTorch
+# records what it launches once, and the GPU replays it.
+Optimization = Literal["default", "none", "basic", "extended", "cuda-graph"]
+# What a runtime converts a float32 model to; `native` is nothing: as the graph says.
+Precision = Literal["native", "fp16", "bf16"]
 
 # Instruction sets that change which kernels a runtime picks; the rest of the processor's flag list is noise.
 RELEVANT_ISA_FLAGS = (

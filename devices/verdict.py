@@ -6,7 +6,7 @@ them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -19,6 +19,7 @@ from devices.timing import NS_PER_S
 ONE_THREAD_OCCUPANCY = 1 / 1.05  # processor time over wall time of a round; below it the round was preempted
 MANY_THREAD_OCCUPANCY = 1 / 1.15  # relative to the usual round: several threads never keep busy all the time
 MIN_KEPT_SHARE = 0.5  # of the rounds: discarding more would select, not clean
+SHARED_ROUND = 1.15  # of the fastest round's median: beyond, something else ran on the accelerator
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,17 +44,32 @@ class Evidence:
 
 
 def discard_preempted(rounds: Sequence[Round], runtime: Runtime, *, min_samples: int) -> tuple[Round, ...]:
-    """The same rounds, those marked whose runs did not get the processor.
+    """The same rounds, those marked whose runs did not get the processor, or not the accelerator alone.
 
     On one thread a run's processor time equals its wall time unless something else ran; several threads also
-    wait for one another, so a round is compared with the median round. The rounds with the highest share stay
-    in any case, half of all and as many as hold `min_samples`: where everything is disturbed, the verdict
-    says so. Runs on accelerators wait without using the processor, which tells nothing, so none is discarded.
+    wait for one another, so a round is compared with the median round. Runs on accelerators wait without
+    using the processor, which tells nothing; an accelerator that serves several processes does so in slices,
+    so there a round is compared with the fastest one. The rounds with the highest share stay in any case,
+    half of all and as many as hold `min_samples`: where everything is disturbed, the verdict says so.
     """
-    if runtime.provider != "cpu" or any(not r.cpu_ns for r in rounds):
+    if runtime.provider != "cpu":
+        fastest_ns = min(median(r.samples_ns) for r in rounds)
+        shares = [fastest_ns / median(r.samples_ns) if fastest_ns else 1.0 for r in rounds]
+        return _keep_best(rounds, shares, 1 / SHARED_ROUND, min_samples, _shared)
+    if any(not r.cpu_ns for r in rounds):
         return tuple(rounds)
     shares = [occupancy(r) for r in rounds]
     limit = ONE_THREAD_OCCUPANCY if runtime.threads == 1 else MANY_THREAD_OCCUPANCY * median(shares)
+    return _keep_best(rounds, shares, limit, min_samples, _preempted)
+
+
+def _keep_best(
+    rounds: Sequence[Round],
+    shares: Sequence[float],
+    limit: float,
+    min_samples: int,
+    reason: Callable[[float, float], str],
+) -> tuple[Round, ...]:
     kept: set[int] = set()
     sample_count = 0
     for index in sorted(range(len(rounds)), key=lambda index: -shares[index]):
@@ -61,7 +77,7 @@ def discard_preempted(rounds: Sequence[Round], runtime: Runtime, *, min_samples:
             kept.add(index)
             sample_count += len(rounds[index].samples_ns)
     return tuple(
-        r if index in kept else r.model_copy(update={"discarded": _preempted(shares[index], limit)})
+        r if index in kept else r.model_copy(update={"discarded": reason(shares[index], limit)})
         for index, r in enumerate(rounds)
     )
 
@@ -124,6 +140,8 @@ def _spread_reasons(rules: Rules, evidence: Evidence) -> list[str]:
             f"unstable: the median absolute deviation is {fraction:.0%} of the median, "
             f"the limit is {rules.max_mad_fraction:.0%}; measure again on a quieter machine"
         )
+    if evidence.runtime.provider != "cpu":
+        reasons += _sharing_reasons(evidence.counted)
     share = median_occupancy(estimate, evidence.runtime)
     if share is not None and share < rules.min_occupancy:
         reasons.append(
@@ -131,6 +149,18 @@ def _spread_reasons(rules: Rules, evidence: Evidence) -> list[str]:
             f"at least {rules.min_occupancy:.0%} is needed; stop what else runs on the machine"
         )
     return reasons
+
+
+def _sharing_reasons(counted: Sequence[Round]) -> list[str]:
+    """More than half of the rounds were disturbed: some of those count, and are slower than the fastest."""
+    medians_ns = [median(r.samples_ns) for r in counted]
+    slowest = max(medians_ns) / max(min(medians_ns), 1)
+    if slowest <= SHARED_ROUND:
+        return []
+    return [
+        f"shared: in one of the rounds that count the median run took {slowest:.2f} times what it took in "
+        f"another, the limit is {SHARED_ROUND:g}; stop what else runs on the accelerator"
+    ]
 
 
 def median_occupancy(estimate: Estimate, runtime: Runtime) -> float | None:
@@ -174,6 +204,11 @@ def _machine_reasons(rules: Rules, evidence: Evidence) -> list[str]:
             "conditions_changed: governor or affinity differ between before and after; keep them fixed"
         )
     return reasons
+
+
+def _shared(share: float, limit: float) -> str:
+    times = f"{1 / share:.2f} times that of the fastest round"
+    return f"shared: the median run took {times}, at most {1 / limit:.2f} expected"
 
 
 def _preempted(share: float, limit: float) -> str:

@@ -209,7 +209,7 @@ def _common_flags() -> argparse.ArgumentParser:
         "--optimizations",
         metavar="A,B",
         help="what to do with graphs, where an engine has a choice: default, and none, basic, extended "
-        "(onnxruntime)",
+        "(onnxruntime), cuda-graph (torch)",
     )
     flags.add_argument("--device-key", metavar="NAME", help="name of this machine, default: its host name")
     flags.add_argument("--log-level", choices=["DEBUG", "INFO", "WARNING", "ERROR"])

@@ -1,8 +1,12 @@
-"""PyTorch: the model's graph as the PyTorch calls that its author would have written, run eagerly.
+"""PyTorch: the model's graph as the PyTorch calls that its author would have written, run eagerly; on CUDA
+also recorded as a CUDA graph, and in half precision.
 
 One session is one target: `threads` is PyTorch's number of threads within an operator, which holds for the
 whole process; gradients are off (inference mode), input sizes are fixed. What depends on sizes alone is
 computed when the model is loaded (`devices.engines.torch_graph`).
+
+A run takes its inputs from the processor's memory and brings its outputs back there, as a caller has them.
+Where PyTorch computes convolutions in TF32 by default it does so here.
 
 `torch.compile` is not offered: each fresh process of a measurement would spend one to two minutes in a C++
 compiler, which the box's empty environment does not find, for programs that ran no faster on the processor
@@ -11,7 +15,7 @@ compiler, which the box's empty environment does not find, for programs that ran
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -19,26 +23,37 @@ import torch
 from devices.clock import SystemClock
 from devices.engine import DEFAULT_ONLY, Tensors
 from devices.engines.faithful import Reference, check_faithful, forget_peak_memory, run_reference
-from devices.engines.offers import require_offered
+from devices.engines.offers import cpu_runtimes, require_offered
+from devices.engines.torch_capture import CapturedProgram
 from devices.engines.torch_graph import Program, perform, read_program
 from devices.errors import FailureCode, WorkFailed
 from devices.measurement import LayerProfile, LayerTime
 from devices.statistics import median
 from devices.target import Runtime
 
+EAGER, CAPTURED = "default", "cuda-graph"
+PRECISIONS: Mapping[str, torch.dtype] = {
+    "native": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16,
+}  # fmt: skip
 MEMORY_SIGNS = ("bad_alloc", "can't allocate memory", "not enough memory", "out of memory")
 
 
 class TorchSession:
-    """A program on a device."""
+    """A program on a device, with what runs it: the program itself, or what was recorded of it."""
 
     def __init__(
-        self, program: Program, device: torch.device, reference: Reference, notes: Sequence[str] = ()
+        self,
+        program: Program,
+        runner: Callable[..., list[torch.Tensor]],
+        device: torch.device,
+        reference: Reference,
+        notes: Sequence[str] = (),
     ) -> None:
         self.inputs = reference.inputs
         self.notes = notes
         self.program = program
         self.device = device
+        self._runner = runner
         self._output_names = list(reference.outputs)
 
     def run(self, tensors: Tensors) -> Tensors:
@@ -47,7 +62,7 @@ class TorchSession:
         """
         try:
             with torch.inference_mode():
-                results = self.program(*self.given(tensors))
+                results = self._runner(*self.given(tensors))
                 values = [result.cpu().numpy() for result in results]
         except (RuntimeError, IndexError) as error:
             raise failure_of_run(error) from error
@@ -71,14 +86,21 @@ class TorchEngine:
     def runtimes(
         self, thread_counts: Sequence[int], optimizations: Sequence[str] = DEFAULT_ONLY
     ) -> Sequence[Runtime]:
-        """The CPU once per thread count, and CUDA once, with the first."""
-        if "default" not in optimizations:
-            return []
-        return [
-            Runtime(engine=self.name, version=self.version, provider=provider, threads=n)
-            for provider in self._providers
-            for n in (thread_counts if provider == "cpu" else thread_counts[:1])
-        ]
+        """The CPU once per thread count, and CUDA in each precision, with the first of them."""
+        found = []
+        if EAGER in optimizations:
+            found += cpu_runtimes(self.name, self.version, thread_counts, optimizations)
+        if "cuda" in self._providers:
+            found += [
+                Runtime(
+                    engine=self.name, version=self.version, provider="cuda", threads=n,
+                    precision=precision, optimization=optimization,
+                )
+                for optimization in (EAGER, CAPTURED) if optimization in optimizations
+                for precision in PRECISIONS
+                for n in thread_counts[:1]
+            ]  # fmt: skip
+        return found
 
     def load(self, model: bytes, runtime: Runtime, input_shapes: Mapping[str, Sequence[int]]) -> TorchSession:
         """Read the graph, fold what is known, and compare with ONNX Runtime.
@@ -86,27 +108,40 @@ class TorchEngine:
         Raises `EngineUnavailable`, `ModelRejected` (model_invalid, operator_unsupported, inputs_invalid,
         conversion_unfaithful), `MissingInputSizes` and `WorkFailed` (out_of_memory, inputs_invalid).
         """
-        require_offered(runtime, library=f"PyTorch {self.version}", providers=self._providers)
-        reference = run_reference(model, input_shapes)
+        library, is_cpu = f"PyTorch {self.version}", runtime.provider == "cpu"
+        require_offered(
+            runtime,
+            library=library,
+            providers=self._providers,
+            precisions=("native",) if is_cpu else tuple(PRECISIONS),
+            optimizations=DEFAULT_ONLY if is_cpu else (EAGER, CAPTURED),
+        )
+        reference = run_reference(model, input_shapes, precision=runtime.precision)
         forget_peak_memory()
         torch.set_num_threads(runtime.threads)
         device = torch.device(runtime.provider)
         examples = {name: as_tensor(value) for name, value in reference.tensors.items()}
         try:
             with torch.no_grad():
-                program = read_program(model, examples, device)
+                program = read_program(model, examples, device, PRECISIONS[runtime.precision])
+            runner: Callable[..., list[torch.Tensor]] = program
+            if runtime.optimization == CAPTURED:
+                with torch.inference_mode():
+                    runner = CapturedProgram(program, list(examples.values()), device)
         except (RuntimeError, MemoryError) as error:
             raise failure_of_run(error) from error
-        trial = TorchSession(program, device, reference)
-        notes = check_faithful(trial, reference, model=model, library=f"PyTorch {self.version}")
-        return TorchSession(program, device, reference, notes)
+        trial = TorchSession(program, runner, device, reference)
+        notes = check_faithful(trial, reference, model=model, library=library)
+        return TorchSession(program, runner, device, reference, notes)
 
     def profile_layers(
         self, model: bytes, runtime: Runtime, tensors: Tensors, runs: int
     ) -> LayerProfile | None:
         """Each call timed by itself; on an accelerator each is waited for, which whole runs do not do, so
-        coverage may exceed 1 there.
+        coverage may exceed 1 there. A recorded graph tells of no calls.
         """
+        if runtime.optimization == CAPTURED:
+            return None
         session = self.load(model, runtime, {name: value.shape for name, value in tensors.items()})
         steps = session.program.steps
         times_ns: list[list[int]] = [[] for _ in steps]

@@ -3,6 +3,10 @@
 The graph is walked once with example inputs, in which everything that does not depend on the model's inputs,
 or on their sizes alone, is computed for good: weights that are made or turned, arithmetic on shapes, branches
 whose condition is known. What is left is what the author of the model would have written in PyTorch.
+
+In half precision float32 weights and inputs are converted, as `model.half()` does, and what the graph casts
+to float32 becomes half too. What a model is given and gives stays float32: the conversions at both ends are
+steps.
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import onnx
@@ -28,6 +33,15 @@ OPERATORS: Mapping[str, Builder] = {
     **torch_shapes.OPERATORS,
 }
 STANDARD_DOMAINS = ("", "ai.onnx")
+_FLOAT = onnx.TensorProto.FLOAT
+_NUMBERS = {
+    torch.float32: _FLOAT,
+    torch.float16: onnx.TensorProto.FLOAT16,
+    torch.bfloat16: onnx.TensorProto.BFLOAT16,
+}
+_SIZING = frozenset(
+    ("Resize", "Upsample")
+)  # their constants are scales of sizes, not numbers to compute with
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +87,11 @@ def perform(step: Step, values: list[Tensor | None]) -> None:
         values[place] = None
 
 
-def read_program(model: bytes, inputs: Mapping[str, Tensor], device: torch.device) -> Program:
-    """The program of a model for inputs of these sizes and types.
+def read_program(
+    model: bytes, inputs: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype = torch.float32
+) -> Program:
+    """The program of a model for inputs of these sizes and types. `dtype`: what it computes in that is
+    float32 in the file; also float16 and bfloat16.
 
     Raises `ModelRejected`: model_invalid, or operator_unsupported naming the operator.
     """
@@ -83,12 +100,15 @@ def read_program(model: bytes, inputs: Mapping[str, Tensor], device: torch.devic
     except Exception as error:  # protobuf's errors share no base class but Exception
         raise ModelRejected(f"the file is no ONNX model: {error}", FailureCode.MODEL_INVALID) from error
     opsets = {entry.domain: entry.version for entry in graph.opset_import}
-    walk = _Walk(opset=opsets.get("", opsets.get("ai.onnx", 1)), device=device, unread=_readers(graph.graph))
-    for name, value in inputs.items():
-        walk.places[name] = walk.place(value.to(device), is_constant=False)
-    given = [walk.places[name] for name in inputs]
+    walk = _Walk(
+        opset=opsets.get("", opsets.get("ai.onnx", 1)),
+        device=device,
+        dtype=dtype,
+        unread=_readers(graph.graph),
+    )
+    given = [walk.take(name, value) for name, value in inputs.items()]
     walk.read(graph.graph)
-    outputs = [walk.places[output.name] for output in graph.graph.output]
+    outputs = [walk.give(output) for output in graph.graph.output]
     used = _needed(walk.steps, outputs)
     constants = [value if walk.is_constant[place] else None for place, value in enumerate(walk.values)]
     return Program(_with_releases(used, outputs, walk.is_constant), constants, given, outputs)
@@ -100,11 +120,37 @@ class _Walk:
 
     opset: int
     device: torch.device
+    dtype: torch.dtype
     values: list[Tensor | None] = field(default_factory=list)
     is_constant: list[bool] = field(default_factory=list)
     places: dict[str, int] = field(default_factory=dict)
     steps: list[Step] = field(default_factory=list)
     unread: Counter[str] = field(default_factory=Counter)  # how often each name is still to be read
+    converted: dict[int, int] = field(
+        default_factory=dict
+    )  # from constants to what they are in half precision
+
+    def take(self, name: str, value: Tensor) -> int:
+        """The place of an input; what reads it may find it converted elsewhere."""
+        place = self.place(value.to(self.device), is_constant=False)
+        self.places[name] = self._cast(name, place, self.dtype) if value.dtype is torch.float32 else place
+        return place
+
+    def give(self, output: onnx.ValueInfoProto) -> int:
+        """The place of an output, in the type that the model declares."""
+        place, value = self.places[output.name], self.values[self.places[output.name]]
+        is_float32 = output.type.tensor_type.elem_type == _FLOAT
+        is_half = value is not None and value.dtype in (torch.float16, torch.bfloat16)
+        return self._cast(output.name, place, torch.float32) if is_float32 and is_half else place
+
+    def _cast(self, name: str, place: int, dtype: torch.dtype) -> int:
+        """The place of a value in another type, a step of every run."""
+        value = _known(self.values[place])
+        if value.dtype is dtype:
+            return place
+        cast = self.place(value.to(dtype), is_constant=False)
+        self.steps.append(Step(name, "Cast", partial(_to, dtype=dtype), (place,), (cast,)))
+        return cast
 
     def place(self, value: Tensor, *, is_constant: bool) -> int:
         self.values.append(value)
@@ -124,13 +170,14 @@ class _Walk:
 
     def _visit(self, node: onnx.NodeProto) -> None:
         kind = node.op_type if node.domain in STANDARD_DOMAINS else f"{node.domain}:{node.op_type}"
-        places = [self.places[name] if name else None for name in node.input]
+        keeps = kind in _SIZING
+        places = [self._read(self.places[name], keeps=keeps) if name else None for name in node.input]
         known = [place is None or self.is_constant[place] for place in places]
         seen = Node(
             kind=kind,
             name=node.name,
             opset=self.opset,
-            attributes={entry.name: _attribute(entry, self.device) for entry in node.attribute},
+            attributes=self._attributes(node, is_constant=all(known)),
             examples=[None if place is None else self.values[place] for place in places],
             is_constant=known,
             output_count=sum(1 for name in node.output if name),
@@ -142,6 +189,23 @@ class _Walk:
         else:
             self._call(node, seen, places)
         self._release(node)
+
+    def _read(self, place: int, *, keeps: bool) -> int:
+        """Where a node reads a value: a float32 constant is converted, once, unless it `keeps`."""
+        value = self.values[place]
+        if keeps or self.dtype is torch.float32 or not self.is_constant[place]:
+            return place
+        if value is None or value.dtype is not torch.float32:
+            return place
+        if place not in self.converted:
+            self.converted[place] = self.place(value.to(self.dtype), is_constant=True)
+        return self.converted[place]
+
+    def _attributes(self, node: onnx.NodeProto, *, is_constant: bool) -> dict[str, object]:
+        found = {entry.name: _attribute(entry, self.device) for entry in node.attribute}
+        if not is_constant and node.op_type == "Cast" and found.get("to") == _FLOAT:
+            found["to"] = _NUMBERS[self.dtype]
+        return found
 
     def _release(self, node: onnx.NodeProto) -> None:
         """Examples that nobody will look at any more; outputs count as read for ever."""
@@ -237,6 +301,10 @@ def _with_releases(steps: Sequence[Step], outputs: Iterable[int], is_constant: S
         done = sorted(place for place in read | unread if not readers[place] and not is_constant[place])
         found.append(Step(step.name, step.kind, step.function, step.arguments, step.results, tuple(done)))
     return found
+
+
+def _to(value: Tensor, *, dtype: torch.dtype) -> Tensor:
+    return value.to(dtype)
 
 
 def _attribute(entry: onnx.AttributeProto, device: torch.device) -> object:

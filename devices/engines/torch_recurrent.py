@@ -22,15 +22,20 @@ def _recurrent(node: Node) -> Function:
     _refuse_variants(node)
     hidden, size = node.integer("hidden_size"), node.shape(1)[-1]
     direction = node.text("direction", "forward")
-    module = MODULES[node.kind](size, hidden, bidirectional=direction == "bidirectional")
+    device, dtype = node.example(0).device, node.example(0).dtype
+    module = MODULES[node.kind](
+        size, hidden, bidirectional=direction == "bidirectional", device=device, dtype=dtype
+    )
     _set_weights(module, node, hidden)
-    module = module.to(node.example(0).device, node.example(0).dtype).eval().requires_grad_(False)
+    module = module.eval().requires_grad_(False)
+    module.flatten_parameters()  # cuDNN takes them from one block of memory
     is_reversed, is_lstm = direction == "reverse", node.kind == "LSTM"
     states = 2 if is_lstm else 1
     directions = 2 if direction == "bidirectional" else 1
 
     def run(x: Tensor, *others: Tensor | None) -> Outputs:
-        first = [value for value in others[FIRST_STATE - 1 : FIRST_STATE - 1 + states] if value is not None]
+        given = others[FIRST_STATE - 1 : FIRST_STATE - 1 + states]
+        first = [value.contiguous() for value in given if value is not None]  # cuDNN takes no others
         start = None if len(first) < states else tuple(first) if is_lstm else first[0]
         outputs, last = module(x.flip(0) if is_reversed else x, start)  # (steps, batch, directions * hidden)
         steps, batch = outputs.shape[:2]
@@ -66,14 +71,14 @@ def _set_weights(module: nn.RNNBase, node: Node, hidden: int) -> None:
     inputs, states, bias = node.constant(1), node.constant(2), node.constant(3)
     assert inputs is not None
     assert states is not None
-    order = GATES[node.kind]
+    order, dtype = GATES[node.kind], node.example(0).dtype
     for direction in range(inputs.shape[0]):
         suffix = "_l0_reverse" if direction else "_l0"
         values = {"weight_ih": inputs[direction], "weight_hh": states[direction]}
-        both = torch.zeros(2 * len(order) * hidden) if bias is None else bias[direction]
+        both = inputs.new_zeros(2 * len(order) * hidden) if bias is None else bias[direction]
         values["bias_ih"], values["bias_hh"] = both.chunk(2)
         for name, value in values.items():
-            getattr(module, name + suffix).data = _reordered(value, order, hidden)
+            getattr(module, name + suffix).data = _reordered(value, order, hidden).to(dtype)
 
 
 def _reordered(value: Tensor, order: Sequence[int], hidden: int) -> Tensor:

@@ -267,14 +267,15 @@ def _triangle(node: Node) -> Function:
 
 def _constant_of_shape(node: Node) -> Function:
     shape, value = node.sizes(0) or (), node.attributes.get("value")
-    filled = value.reshape(()) if isinstance(value, Tensor) else torch.zeros(())
+    zero = torch.zeros((), device=node.example(0).device)
+    filled = value.reshape(()) if isinstance(value, Tensor) else zero
     return lambda _: filled.expand(shape).clone()
 
 
 def _range(node: Node) -> Function:
     start, stop, step = (torch.as_tensor(node.constant(index)).item() for index in range(3))
-    dtype = node.example(0).dtype
-    return lambda *_: torch.arange(start, stop, step, dtype=dtype)
+    dtype, device = node.example(0).dtype, node.example(0).device
+    return lambda *_: torch.arange(start, stop, step, dtype=dtype, device=device)
 
 
 OPERATORS: Mapping[str, Builder] = {

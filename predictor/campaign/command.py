@@ -5,16 +5,17 @@ was found.
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 from devices.engines.registry import ENGINES, available_runtimes
 from devices.hardware import read_device
-from devices.target import Runtime
+from devices.target import Optimization, Precision, Runtime
 from predictor.campaign.dataset import write_dataset
 from predictor.campaign.run import Campaign, Subject, reference_subjects
 from predictor.campaign.store import CampaignFolder
@@ -25,17 +26,28 @@ from predictor.local_study import subjects_in
 
 _DEFAULT_TARGETS = "onnxruntime/t1,openvino/t1"
 _KINDS = ("networks", "medleys", "sweeps")
+_THREADS = re.compile(r"t([1-9]\d{0,3})")
 
 
 class _Wanted(NamedTuple):
     """A target as `--targets` names it."""
 
     engine: str
-    threads: int
-    optimization: str
+    threads: int = 1
+    provider: str = "cpu"
+    precision: str = "native"
+    optimization: str = "default"
 
     def __str__(self) -> str:
-        return f"{self.engine}/t{self.threads}/{self.optimization}"
+        return f"{self.engine}/{self.provider}/t{self.threads}/{self.precision}/{self.optimization}"
+
+    def is_of(self, runtime: Runtime) -> bool:
+        """Whether it names this runtime."""
+        return (self.provider, self.precision, self.optimization) == (
+            runtime.provider,
+            runtime.precision,
+            runtime.optimization,
+        )
 
 
 def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -49,7 +61,8 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         type=_targets,
         default=_DEFAULT_TARGETS,
         metavar="LIST",
-        help="engine/tTHREADS[/optimization], by commas, as in onnxruntime/t2/basic (default: %(default)s)",
+        help="engine[/provider][/tTHREADS][/precision][/optimization], by commas, as in onnxruntime/t2/basic "
+        "or torch/cuda/fp16/cuda-graph (default: %(default)s)",
     )
     campaign.add_argument(
         "--models", type=Path, metavar="DIR", help="measure these ONNX files instead of the families"
@@ -97,16 +110,29 @@ def _parts(text: str) -> list[str]:
 
 
 def _wanted(part: str) -> _Wanted:
-    engine, threads, optimization, *more = [*part.split("/"), "", ""]
-    count = threads[1:]
-    is_count = threads.startswith("t") and count.isascii() and count.isdigit() and int(count) > 0
-    if not is_count or "".join(more):
-        raise argparse.ArgumentTypeError(
-            f"{part!r} does not look like engine/tTHREADS[/optimization], as in onnxruntime/t2/basic"
-        )
+    engine, *others = part.split("/")
     if engine not in ENGINES:
         raise argparse.ArgumentTypeError(f"{part!r} names no engine; there are {', '.join(sorted(ENGINES))}")
-    return _Wanted(engine, int(count), optimization or "default")
+    said: dict[str, str] = {}
+    for other in others:
+        kind = _kind_of_part(other)
+        if kind in said or not other:
+            raise argparse.ArgumentTypeError(
+                f"{part!r} does not look like engine[/provider][/tTHREADS][/precision][/optimization], as in "
+                "onnxruntime/t2/basic or torch/cuda/fp16"
+            )
+        said[kind] = other
+    threads = int(said.pop("threads", "t1")[1:])
+    return _Wanted(engine, threads, **said)
+
+
+def _kind_of_part(part: str) -> str:
+    """What a part of a target names; what is nothing else names a provider."""
+    if _THREADS.fullmatch(part):
+        return "threads"
+    if part in get_args(Precision):
+        return "precision"
+    return "optimization" if part in get_args(Optimization) else "provider"
 
 
 def _campaign(parsed: argparse.Namespace) -> int:
@@ -123,14 +149,14 @@ def _campaign(parsed: argparse.Namespace) -> int:
 
 
 def _runtime(wanted: _Wanted) -> Runtime:
-    """The runtime of this machine on the CPU. Raises `PredictorError` where it is not here."""
+    """The runtime of this machine. Raises `PredictorError` where it is not here."""
     offered = available_runtimes((wanted.engine,), (wanted.threads,), (wanted.optimization,))
     for runtime in offered:
-        if runtime.provider == "cpu":
+        if wanted.is_of(runtime):
             return runtime
     raise PredictorError(
         f"this machine does not offer {wanted}; `laptime-agent doctor` says which engines and thread counts "
-        "it has, docs/measuring.md which optimisations"
+        "it has, docs/measuring.md which precisions and optimisations"
     )
 
 

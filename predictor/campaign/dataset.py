@@ -11,13 +11,15 @@ Columns (`docs/dataset.md` describes them for those who add rows of their own):
     median_ms, standard_error_ms        at the machine's usual speed
     observed_median_ms, speed           as it passed, and the machine's speed relative to its usual one
     cpu_median_ms, mad_ms               processor time of the median run; median absolute deviation
-    samples_ns                          raw samples that count, to a thousandth of their median
+    samples_ns                          raw samples that count: 48 of them, evenly over time, where there are
+                                        more; to a thousandth of their median
     is_valid, reasons                   the verdict; rows that are not valid train nothing
     refusal                             why there is no measurement; null where there is one
     at_unix_s, load_1m, agent_version, protocol_version, family_version
     layer_names, layer_ns, layer_coverage   executed nodes and their times, where they were profiled
 
-Several rows of one model on one target are several measurements.
+Several rows of one model on one target are several measurements. Rows are sorted by model: what its targets
+say of it is alike, and half as large beside each other.
 """
 
 from __future__ import annotations
@@ -62,8 +64,9 @@ SCHEMA = pa.schema(
         ("layer_coverage", _REAL),
     ]
 )
-_SAMPLES = "samples_ns.list.element"  # half of a file: high bytes are alike, low ones are noise
+_SAMPLES = "samples_ns.list.element"  # high bytes are alike, low ones are noise
 _SAMPLE_RESOLUTION = 1000.0
+_MOST_SAMPLES = 48  # of a row: what a median and a spread need
 _REPEATING = [
     "family", "name", "precision", "graph_digest", "model_sha256", "input_shapes", "target_key", "device_key",
     "runtime", "hardware", "refusal", "reasons.list.element", "layer_names.list.element", "agent_version",
@@ -126,17 +129,19 @@ def write_dataset(
 
 
 def _in_steps(samples_ns: Sequence[int] | None) -> list[int] | None:
-    """Whole multiples of the power of two that is a thousandth of their median or less: what is below is the
-    clock's noise, and cannot be compressed.
+    """As many as are kept, as whole multiples of the power of two that is a thousandth of their median or
+    less: what is below is the clock's noise, and cannot be compressed.
     """
     if not samples_ns:
         return None
+    if (count := len(samples_ns)) > _MOST_SAMPLES:
+        samples_ns = [samples_ns[(2 * i + 1) * count // (2 * _MOST_SAMPLES)] for i in range(_MOST_SAMPLES)]
     step = 2 ** max(math.floor(math.log2(max(median(samples_ns), 1.0) / _SAMPLE_RESOLUTION)), 0)
     return [step * round(sample / step) for sample in samples_ns]
 
 
 def _place_in(row: Mapping[str, object]) -> tuple[str, str, str]:
-    return str(row["target_key"]), str(row["name"]), str(row["passed"])
+    return str(row["name"]), str(row["target_key"]), str(row["passed"])
 
 
 def _table(path: Path, columns: Sequence[str]) -> pa.Table:

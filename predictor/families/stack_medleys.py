@@ -1,5 +1,5 @@
-"""Medleys of few layers: dense ones on some rows, recurrent ones whose state is given, tables that are looked
-up. Such models take microseconds, so what a call and a launch cost shows, or do nothing but read weights.
+"""Medleys of dense layers on some rows, of recurrent ones whose state is given, of tables that are looked up.
+Short ones take microseconds, so what a call and a launch cost shows; long ones do nothing but read weights.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from predictor.families.sweeps import Choices, Design, Point, Sweep, label
 _CURVES = ("Relu", "Relu", "Tanh", "Sigmoid", "gelu", "silu", "")
 _MOST_WEIGHTS = 2.5e7  # of a model
 _MOST_MACS = 1.5e8
+_MOST_MATRICES = 120  # of a long stack
 
 _Layer = Callable[[Net, str, int, Choices], str]
 
@@ -91,7 +92,35 @@ def carried_stack(design: Design) -> Point:
     return Point(text, draw, 0.0)
 
 
+def long_stack(design: Design) -> Point:
+    """A row or a few through many layers, as text is written word by word: together they have more weights
+    than a shared cache holds, each as few as may lie in a near one.
+    """
+    rows = design.pick(1, 1, 1, 1, 2, 4)
+    weights = design.log(4_000_000, 32_000_000)
+    size = design.rounded(int(max(design.log(60_000, 2_500_000), weights / _MOST_MATRICES) ** 0.5)) // 16 * 16
+    text = label(m=rows, k=size, w=weights // 1000)
+
+    def draw(net: Net) -> None:
+        dice = design.dice(text)
+        x, left = net.input("rows", rows, size), weights
+        while left > 0:
+            wide = max(int(size * 2.0 ** (2.0 * dice.unit() - 0.5)) // 16 * 16, 16)
+            is_gated = dice.unit() < 0.4
+            left -= (3 if is_gated else 2) * size * wide
+            y = net.layer_norm(x) if dice.unit() < 0.5 else x
+            if is_gated:
+                y = net.mul(net.act(net.matmul(y, wide), dice.pick("silu", "Sigmoid")), net.matmul(y, wide))
+            else:
+                y = net.dense(y, wide, act=dice.pick("Relu", "gelu", "silu"))
+            x = net.add(x, net.matmul(y, size))
+        net.outputs.append(x)
+
+    return Point(text, draw, 0.0)
+
+
 SWEEPS = (
     Sweep("medley-dense-stacks", 100, dense_stack, "fdfqfdfwfh", least_opset=13),
     Sweep("medley-carried-stacks", 50, carried_stack, "fdf", least_opset=14),
+    Sweep("medley-long-stacks", 60, long_stack, "fdfwfdwfqw", least_opset=13),
 )

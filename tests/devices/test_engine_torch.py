@@ -14,8 +14,9 @@ import torch
 
 from devices.engine import Engine
 from devices.engines import torch_graph
+from devices.engines.faithful import find_fault, run_reference
 from devices.engines.torch import TorchEngine, TorchSession, failure_of_run
-from devices.errors import FailureCode, ModelRejected
+from devices.errors import EngineUnavailable, FailureCode, ModelRejected
 from devices.target import Runtime
 from tests.contracts.engine_contract import EngineContract
 from tests.devices import onnx_models
@@ -175,6 +176,70 @@ def test_an_operator_computes_what_onnx_runtime_computes(name: str) -> None:
     session = load(OPERATORS[name])
     assert session.notes == ()
     assert session.program.steps[-1].kind == name.partition(",")[0]
+
+
+# What half precision orders otherwise, of noise; and what PyTorch computes in half precision on GPUs only.
+UNLIKE_IN_HALF = ("ArgMax", "TopK", "LRN")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    "name", sorted(name for name in OPERATORS if name.partition(",")[0] not in UNLIKE_IN_HALF)
+)
+def test_half_precision_computes_the_same_but_for_rounding(name: str, dtype: torch.dtype) -> None:
+    """What is given and what comes back are float32, what is computed in between is half."""
+    model = OPERATORS[name]
+    reference = run_reference(model, {}, precision="bf16")
+    examples = {key: torch.from_numpy(value.copy()) for key, value in reference.tensors.items()}
+    program = torch_graph.read_program(model, examples, torch.device("cpu"), dtype)
+    found = program(*examples.values())
+    outputs = dict(zip(reference.outputs, (value.numpy() for value in found), strict=True))
+    assert find_fault(reference.outputs, outputs, is_rounded=True) is None
+    assert outputs["y"].dtype == reference.outputs["y"].dtype
+    assert program.steps[0].kind == "Cast"
+
+
+def test_half_precision_converts_casts_and_leaves_scales_of_sizes() -> None:
+    """x (float32) -> Cast to double -> Cast to float -> Resize by a scale that half precision cannot hold."""
+    nodes = [
+        helper.make_node("Cast", ["x"], ["d"], to=TensorProto.DOUBLE),
+        helper.make_node("Cast", ["d"], ["f"], to=TensorProto.FLOAT),
+        helper.make_node("Resize", ["f", "", "scales"], ["y"], mode="nearest",
+                         coordinate_transformation_mode="asymmetric", nearest_mode="floor"),
+    ]  # fmt: skip
+    scales = weight("scales", np.array([1, 1, 4 / 3, 4 / 3], np.float32))
+    model = onnx_models.file(nodes, [value("x", [1, 1, 30, 30])], weights=[scales])
+    given = torch.rand(1, 1, 30, 30)
+    program = torch_graph.read_program(model, {"x": given}, torch.device("cpu"), torch.bfloat16)
+    (found,) = program(given)
+    assert (found.shape, found.dtype) == (torch.Size([1, 1, 40, 40]), torch.float32)
+    assert [step.kind for step in program.steps] == ["Cast", "Cast", "Cast", "Resize", "Cast"]
+
+
+def test_a_gpu_is_offered_in_each_precision_and_as_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    engine = TorchEngine()
+    keys = [runtime.key.partition("/")[2] for runtime in engine.runtimes([2, 1])]
+    assert keys == ["cpu/t2", "cpu/t1", "cuda/t2", "cuda/t2/fp16", "cuda/t2/bf16"]
+    recorded = engine.runtimes([1], ["cuda-graph"])
+    assert [runtime.key.partition("/")[2] for runtime in recorded] == [
+        "cuda/t1/opt-cuda-graph", "cuda/t1/fp16/opt-cuda-graph", "cuda/t1/bf16/opt-cuda-graph"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("changes", [{"precision": "fp16"}, {"optimization": "cuda-graph"}])
+def test_the_processor_is_offered_as_it_is(changes: Mapping[str, str]) -> None:
+    with pytest.raises(EngineUnavailable, match=f"has no .* '{next(iter(changes.values()))}' here"):
+        TorchEngine().load(onnx_models.two_layers(), CPU.model_copy(update=dict(changes)), {})
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that PyTorch reports")
+@pytest.mark.parametrize("optimization", ["default", "cuda-graph"])
+@pytest.mark.parametrize("precision", ["native", "fp16", "bf16"])
+def test_a_gpu_computes_what_onnx_runtime_computes(precision: str, optimization: str) -> None:
+    gpu = CPU.model_copy(update={"provider": "cuda", "precision": precision, "optimization": optimization})
+    for name in sorted(OPERATORS):
+        assert TorchEngine().load(OPERATORS[name], gpu, {}).notes == ()
 
 
 def test_what_depends_on_sizes_alone_is_not_computed_in_a_run() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+import uuid
 from pathlib import Path
 
 import pytest
@@ -56,6 +58,16 @@ def test_an_arm_board_is_named_by_its_device_tree(tmp_path: Path) -> None:
 def test_a_machine_that_tells_nothing_still_has_hardware(tmp_path: Path) -> None:
     assert read_hardware(tmp_path).isa_flags == ()
     assert isa_flags(parse_cpuinfo("")) == ()
+
+
+def test_without_machine_id_and_network_the_fingerprint_is_stable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python makes an address up in each process where there is none, with a bit of its own."""
+    monkeypatch.setattr(uuid, "getnode", lambda: (1 << 40) | secrets.randbits(40))
+    assert read_fingerprint(tmp_path) == read_fingerprint(tmp_path)
+    monkeypatch.setattr(uuid, "getnode", lambda: 0x0242AC110002)
+    assert read_fingerprint(tmp_path) == read_fingerprint(tmp_path)
 
 
 def test_the_fingerprint_is_stable_and_does_not_show_the_machine_id(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ passes.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import pytest
@@ -18,7 +18,7 @@ from devices.model_ref import ModelRef, sha256_of
 from devices.profile import Machine, MeasurementRequest, estimate_of, measure
 from devices.target import Runtime
 from devices.timing import TimingReport, TimingTask, time_model
-from devices.verdict import covered_span_s, discard_preempted
+from devices.verdict import Evidence, broken_rules, covered_span_s, discard_preempted
 
 MS = 1_000_000
 MODEL = b"a model"
@@ -381,6 +381,34 @@ class TestPreemptedRounds:
     def test_accelerators_wait_without_using_the_processor(self) -> None:
         cuda = RUNTIME.model_copy(update={"provider": "cuda"})
         assert kept([a_round(10, 10), a_round(10, 1)], cuda) == [True, True]
+
+    def test_slow_rounds_of_an_accelerator_are_others_work(self) -> None:
+        cuda = RUNTIME.model_copy(update={"provider": "cuda"})
+        rounds = [a_round(10, 1), a_round(11, 1), a_round(12, 1), a_round(30, 1)]
+        assert kept(rounds, cuda) == [True, True, False, False]
+        found = discard_preempted(rounds, cuda, min_samples=1)
+        assert found[3].discarded == (
+            "shared: the median run took 3.00 times that of the fastest round, at most 1.15 expected"
+        )
+
+    @pytest.mark.parametrize(("slower", "expected"), [(1.0, []), (1.1, []), (2.0, ["shared"])])
+    def test_an_accelerator_that_others_use_throughout_makes_the_measurement_invalid(
+        self, slower: float, expected: list[str]
+    ) -> None:
+        """Each round finds it busier than the one before."""
+        cuda = RUNTIME.model_copy(update={"provider": "cuda"})
+        rounds = tuple(
+            a_round(round(100 * slower**index), 1).model_copy(update={"started_at_ns": index * 1000 * MS})
+            for index in range(4)
+        )
+        rules = RULES[Level.QUICK]
+        found = discard_preempted(rounds, cuda, min_samples=1)
+        evidence = Evidence(
+            runtime=cuda, max_duration_s=60, rounds=found, estimate=estimate_of(found, rules),
+            process_count=1, is_settled=True, is_complete=True, before=CALM, after=CALM, is_throttled=False,
+        )  # fmt: skip
+        reasons = broken_rules(replace(rules, min_samples=1), evidence)
+        assert [reason.partition(":")[0] for reason in reasons] == expected
 
     def test_without_processor_times_nothing_is_known(self) -> None:
         assert kept([a_round(10, 10), Round(started_at_ns=0, samples_ns=(MS,))]) == [True, True]
