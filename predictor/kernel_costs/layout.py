@@ -46,7 +46,7 @@ def layouts_of(
     blocked: set[str] = set()  # tensors
     plain_too: set[str] = set()  # blocked ones that somebody has rearranged
     runs, rearranged = [0.0] * (len(kernels) + 1), [0.0] * (len(kernels) + 1)
-    if not any(kernel.anchor.kind == "Conv" for kernel in kernels):
+    if "Conv" not in {kernel.anchor.kind for kernel in kernels}:
         return runs, rearranged
     for place, kernel in enumerate(kernels):
         members, op = kernel.members, kernel.anchor
