@@ -7,7 +7,7 @@ everything.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import onnx
@@ -54,16 +54,19 @@ class FileNode:
 
 @dataclass(slots=True, eq=False)
 class FileGraph:
-    """A graph, or one nested in a node: its nodes, its tensors, and the names of its inputs and outputs."""
+    """A graph, or one nested in a node: its nodes, its tensors, and the names of its inputs and outputs.
+    `cut_bytes`: as `predictor.reading.weights.Weightless` says.
+    """
 
     nodes: Sequence[FileNode]
     tensors: Sequence[tuple[str, onnx.TensorProto]]
     sparse: Sequence[tuple[str, onnx.SparseTensorProto]]
     inputs: Sequence[str]
     outputs: Sequence[str]
+    cut_bytes: Mapping[int, int] = field(default_factory=dict)
 
 
-def decoded(model: onnx.ModelProto) -> FileGraph:
+def decoded(model: onnx.ModelProto, cut_bytes: Mapping[int, int] | None = None) -> FileGraph:
     """The graph of a model. Raises `GraphRejected` for too many nodes or fields, too deep nesting, and names
     that are not text; the model's functions are held to the same.
     """
@@ -77,6 +80,7 @@ def decoded(model: onnx.ModelProto) -> FileGraph:
         decoder.count_nodes(function.node)
         for node in function.node:
             decoder.node(node, 0, inside_function=True)
+    graph.cut_bytes = cut_bytes or {}
     return graph
 
 

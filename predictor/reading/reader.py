@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
+from contextlib import suppress
 from functools import partial
 
 import onnx
@@ -28,6 +29,7 @@ from predictor.reading.functions import without_functions
 from predictor.reading.nodes import Node
 from predictor.reading.slots import MAX_RANK, Slot, dtype_of
 from predictor.reading.walk import Scope, Walk
+from predictor.reading.weights import without_weights
 from predictor.reading.wire import check_parsed_size
 
 MAX_MODEL_BYTES = 1 << 30
@@ -53,8 +55,18 @@ def read_graph(model: bytes, input_shapes: Mapping[str, Sequence[int]]) -> Model
     sizes that do not fit, `operator_unsupported` an operator without a known cost or with an unknowable
     size, `malformed`, `external_data`, `too_large`.
     """
+    light = without_weights(model) if len(model) <= MAX_MODEL_BYTES else None
+    if light is not None:
+        with suppress(GraphRejected):  # which is told of the whole file
+            return _graph_of(light.model, light.cut_bytes, input_shapes)
+    return _graph_of(model, {}, input_shapes)
+
+
+def _graph_of(
+    model: bytes, cut_bytes: Mapping[int, int], input_shapes: Mapping[str, Sequence[int]]
+) -> ModelGraph:
     parsed = _parsed(model)
-    graph = decoded(parsed)
+    graph = decoded(parsed, cut_bytes)
     if parsed.functions:
         parsed = without_functions(parsed)
         graph = decoded(parsed)  # a function in a branch of a function: nesting adds up

@@ -102,9 +102,12 @@ def refuse_external(tensor: onnx.TensorProto, name: str) -> None:
         )
 
 
-def stored_tensor(tensor: onnx.TensorProto, name: str) -> tuple[str, tuple[int, ...], Array | None]:
+def stored_tensor(
+    tensor: onnx.TensorProto, name: str, cut_bytes: int = 0
+) -> tuple[str, tuple[int, ...], Array | None]:
     """Dtype, shape and value of a stored tensor; the value is read only where it may decide about a shape.
-    Raises `GraphRejected`.
+    `cut_bytes`: of its raw data, where they have been cut out. Raises `GraphRejected`, also where so many are
+    not exactly what the shape needs.
     """
     refuse_external(tensor, name)
     shape = tuple(tensor.dims[:])
@@ -116,11 +119,14 @@ def stored_tensor(tensor: onnx.TensorProto, name: str) -> tuple[str, tuple[int, 
     if (dtype, shape) not in WITHIN_BOUNDS:
         checked_shape(shape, dtype, f"tensor {name!r}")
     elements = math.prod(shape)
-    if not tensor.HasField("raw_data"):
+    has_raw = tensor.HasField("raw_data")
+    if not has_raw and not cut_bytes:
         return dtype, shape, _value_of(tensor, dtype, elements, name)
-    raw = tensor.raw_data
     size_bytes = -(-elements * bits_of(dtype) // 8)
-    if len(raw) < size_bytes:
+    if cut_bytes == size_bytes and not has_raw:
+        return dtype, shape, None
+    raw = tensor.raw_data
+    if len(raw) < size_bytes or cut_bytes:
         raise GraphRejected(
             f"tensor {name!r} of shape {list(shape)} needs {size_bytes} bytes and holds fewer: "
             "the file is cut off or damaged",

@@ -109,9 +109,9 @@ class Walk:
         # Before IR version 4 every initializer had to be listed as an input, which said nothing about
         # replacing it.
         listed = set(graph.inputs) if self.ir_version >= 4 else set[str]()
-        for name, tensor in graph.tensors:
+        for place, (name, tensor) in enumerate(graph.tensors):
             role: Role = "overridable" if name in listed else "constant"
-            dtype, shape, value = stored_tensor(tensor, prefix + name)
+            dtype, shape, value = stored_tensor(tensor, prefix + name, graph.cut_bytes.get(place, 0))
             scope[name] = self._checked(dtype, shape, prefix + name, role, value)
         for name, sparse in graph.sparse:
             scope[name] = self._sparse(sparse, prefix + name)
