@@ -204,17 +204,17 @@ class _Decoder:
                     GraphCode.MALFORMED,
                 )
             value: AttributeValue | None = None
-            if code in _LISTS:
-                items = getattr(attribute, _LISTS[code])
+            if (list_name := _LISTS.get(code)) is not None:
+                items = getattr(attribute, list_name)
                 self._count(len(items))
                 value = _read_items(code, items)
-            elif code in _READ:
-                value = _READ[code](attribute)
+            elif (reader := _READ.get(code)) is not None:
+                value = reader(attribute)
             if value is not None:
                 attributes[called] = value
                 key += (called, code, value)
                 continue  # graphs beside a number are nobody's
-            nested = [attribute.g] if code == AttributeProto.GRAPH else []
+            nested = [attribute.g] if code == _GRAPH else []
             if attribute.graphs:
                 self._count(len(attribute.graphs))
                 nested += attribute.graphs
@@ -237,7 +237,7 @@ class _Decoder:
 
 
 def _read_items(code: int, items: Sequence[Any]) -> AttributeValue:
-    if code == AttributeProto.STRINGS:
+    if code == _STRINGS:
         return tuple([item.decode("utf-8", "replace") for item in items])
     return tuple(items[:])
 
@@ -249,6 +249,7 @@ def _is_short(attributes: Mapping[str, AttributeValue]) -> bool:
     return True
 
 
+_GRAPH, _STRINGS = AttributeProto.GRAPH, AttributeProto.STRINGS  # protobuf takes long to look a name up
 _NONE: Mapping[str, AttributeValue] = {}
 _LISTS: Mapping[int, str] = {
     AttributeProto.INTS: "ints",

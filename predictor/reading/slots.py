@@ -31,6 +31,7 @@ _CODE_BY_DTYPE = {dtype: code for code, dtype in _DTYPE_BY_CODE.items()}
 _FIELDS = {"float32": "float_data", "int64": "int64_data", "int32": "int32_data", "float64": "double_data"}
 _RAW_DTYPES = {dtype: np.dtype(dtype).newbyteorder("<") for dtype in CARRIED_DTYPES}
 
+_EXTERNAL = TensorProto.EXTERNAL  # protobuf takes long to look a name up
 _MAX_REMEMBERED = 8192
 WITHIN_BOUNDS: set[tuple[str, tuple[int, ...]]] = set()  # dtypes and shapes that have been checked
 
@@ -95,7 +96,7 @@ def checked_shape(shape: Sequence[int], dtype: str, where: str) -> tuple[int, ..
 
 def refuse_external(tensor: onnx.TensorProto, name: str) -> None:
     """Raise `GraphRejected` for a tensor whose data are in another file: onnx would go and open it."""
-    if tensor.data_location == TensorProto.EXTERNAL or len(tensor.external_data):
+    if tensor.data_location == _EXTERNAL or tensor.external_data:
         raise GraphRejected(
             f"tensor {name!r} keeps its data in another file; save the model with its weights inside",
             GraphCode.EXTERNAL_DATA,

@@ -155,12 +155,12 @@ class Walk:
         kind: str | None = None,
     ) -> None:
         """Append an operator that runs. Raises `GraphRejected` for a kind without a known cost."""
-        if kind is None and node.full_kind not in KINDS:
-            raise rejected(node, "has no known cost; replace or remove it")
+        if kind is None:
+            if node.full_kind not in KINDS:
+                raise rejected(node, "has no known cost; replace or remove it")
+            kind = node.op_type
         self.nodes.append(
-            made(
-                node, kind or node.op_type, attributes, inputs=inputs, outputs=outputs, repeats=self._repeats
-            )
+            made(node, kind, attributes, inputs=inputs, outputs=outputs, repeats=self._repeats)
         )
 
     def note(self, note: str) -> None:
