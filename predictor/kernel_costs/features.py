@@ -45,7 +45,8 @@ _LANES = np.array(list(_FILLING.values()))  # (N, L)
 _NEAR_BYTES = 2e6  # a cache near the core, as most have it
 _COMPANY = 4
 FEATURE_COUNT = (
-    _LOGS + 5 + _LANES.size + _COMPANY + len(Flag) + 2 * len(Neighbour) + len(CLASSES) + len(KIND_NAMES) + len(PRECISIONS)
+    _LOGS + 5 + _LANES.size + _COMPANY + len(Flag) + 2 * len(Neighbour)
+    + len(CLASSES) + len(KIND_NAMES) + len(PRECISIONS)
 )  # fmt: skip
 
 
@@ -123,9 +124,9 @@ def _write_logs(features: NDArray[np.float32], table: KernelTable, moved: Floats
 
 
 def _filled(table: KernelTable) -> Floats:
-    """Share of the last vector's lanes that is used, over all vectors, (K, N * L) for N sizes; one where there
-    is nothing to fill them. The outputs of a product lie along its columns; a depthwise filter sees one
-    channel, so there they lie along the channels.
+    """Share of the last vector's lanes that is used, over all vectors, (K, N * L) for N sizes; one where
+    there is nothing to fill them. The outputs of a product lie along its columns; a depthwise filter sees
+    one channel, so there they lie along the channels.
     """
     sizes = table.amounts.take(_FILLING_COLUMNS, axis=1)
     is_depthwise = table.flags[:, Flag.DEPTHWISE] > 0

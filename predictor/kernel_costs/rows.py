@@ -204,8 +204,8 @@ class Rows:
         self.winograd_bytes.append(kernel.weight_bytes if is_transformed else 0)
 
     def _is_transformed(self, kernel: Kernel, traits: int) -> bool:
-        """Whether Winograd's transformation would enlarge the weights of a kernel, the last one written, whose
-        windows have nine elements: of a dense convolution with 3x3 filters that go step by step.
+        """Whether Winograd's transformation would enlarge the weights of a kernel, the last one written,
+        whose windows have nine elements: of a dense convolution with 3x3 filters that go step by step.
         """
         if self.traits[traits].indices[:2] != _DENSE_CONV or kernel.groups != 1:
             return False

@@ -205,7 +205,9 @@ def _stacked(connections: Connections, ways: Sequence[Sequence[Kernel]]) -> Stac
 
 
 def _amounts(rows: Rows, places: NDArray[np.int64], ends: Sequence[int]) -> Floats:
-    """Of the kernels in these rows, with the weights of all kernels of each view; but for `_write_layouts`."""
+    """Of the kernels in these rows (K, len(Amount)), with the weights of all kernels of each view; zero where
+    later columns are written.
+    """
     written = np.fromiter(rows.amounts, np.float64, len(rows.amounts)).reshape(-1, len(KNOWN_AT_ONCE))
     amounts = np.zeros((len(places), len(Amount)))
     amounts[:, : len(KNOWN_AT_ONCE)] = written.take(places, axis=0)

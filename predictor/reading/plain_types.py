@@ -90,9 +90,7 @@ def plain_output(node: FileNode, inputs: Sequence[Slot | None], opset: int) -> T
 
 @lru_cache(maxsize=64)
 def _rules_of(opset: int) -> Mapping[str, TypeRule]:
-    return {
-        kind: rule for kind, several in _RULES.items() for opsets, rule in several if opset in opsets
-    }
+    return {kind: rule for kind, several in _RULES.items() for opsets, rule in several if opset in opsets}
 
 
 def _same(most_inputs: int, names: Mapping[str, type], dtypes: Collection[str] = FLOATS) -> TypeRule:

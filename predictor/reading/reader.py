@@ -309,7 +309,8 @@ def _quantised_products(nodes: Sequence[Node]) -> dict[int, str]:
 
 def _operator(node: Node, tensors: Mapping[str, TensorInfo], precision: str | None) -> Operator:
     cost, repeats = _cost(node, tensors), node.repeats
-    macs, bytes_read, bytes_written = cost.macs * repeats, cost.bytes_read * repeats, cost.bytes_written * repeats
+    macs, bytes_read = cost.macs * repeats, cost.bytes_read * repeats
+    bytes_written = cost.bytes_written * repeats
     largest = max(macs, bytes_read, bytes_written, repeats)
     if largest > MAX_OPERATOR_COST:
         raise GraphRejected(

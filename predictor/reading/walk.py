@@ -159,9 +159,7 @@ class Walk:
             if node.full_kind not in KINDS:
                 raise rejected(node, "has no known cost; replace or remove it")
             kind = node.op_type
-        self.nodes.append(
-            made(node, kind, attributes, inputs=inputs, outputs=outputs, repeats=self._repeats)
-        )
+        self.nodes.append(made(node, kind, attributes, inputs=inputs, outputs=outputs, repeats=self._repeats))
 
     def note(self, note: str) -> None:
         """Tell the user something, once."""

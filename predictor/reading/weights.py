@@ -1,5 +1,5 @@
-"""An ONNX file without its weights, cut out before anything parses or copies them: they are nearly all of most
-files, and of each only its size is asked for.
+"""An ONNX file without its weights, cut out before anything parses or copies them: they are nearly all of
+most files, and of each only its size is asked for.
 """
 
 from __future__ import annotations
@@ -15,12 +15,19 @@ from predictor.reading.wire import LENGTH, after_number, cut_off, varint
 
 _LEAST_BYTES = 16 * MAX_VALUE_ELEMENTS  # of a weight: no value that is ever looked at has so many
 _LEAST_FILE_BYTES = 1 << 17  # smaller ones are parsed faster than cut
+_LEAST_SHARE = 0.5  # of a file: the rest is copied
+# Fields of a model, a graph and a tensor; with more, nothing bounds the time that looking at them takes.
+_MOST_IN_MODEL, _MOST_IN_GRAPH, _MOST_IN_TENSOR = 1 << 14, 1 << 18, 1 << 6
 _GRAPH = onnx.ModelProto.GRAPH_FIELD_NUMBER << 3 | LENGTH
 _FUNCTIONS = onnx.ModelProto.FUNCTIONS_FIELD_NUMBER << 3 | LENGTH
 _INITIALIZER = onnx.GraphProto.INITIALIZER_FIELD_NUMBER << 3 | LENGTH
 _RAW_DATA = onnx.TensorProto.RAW_DATA_FIELD_NUMBER << 3 | LENGTH
 
 _Field = tuple[int, int, int, int]  # its tag, where it starts, and where the value behind the length is
+
+
+class _Odd(Exception):
+    """Not what files look like that programs write."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,64 +41,70 @@ class Weightless:
 
 
 def without_weights(model: bytes) -> Weightless | None:
-    """The model as far as it is read; None where nothing is worth cutting out, and where the file is odd in any
+    """The model as far as it is read; None where cutting is not worth it, and where the file is odd in any
     way: then all of it has to be looked at.
     """
     if len(model) < _LEAST_FILE_BYTES:
         return None
     try:
         return _cut(model)
-    except (GraphRejected, IndexError):  # cut off
+    except (_Odd, GraphRejected, IndexError):  # the others where it is cut off
         return None
 
 
 def _cut(model: bytes) -> Weightless | None:
-    fields = list(_fields(model, 0, len(model)))
-    graphs = [field for field in fields if field[0] == _GRAPH]
-    if len(graphs) != 1 or any(tag == _FUNCTIONS for tag, *_ in fields):
-        return None
-    _, graph_start, graph_begin, graph_end = graphs[0]
+    _, graph_start, graph_begin, graph_end = _graph_in(model)
     part_of = memoryview(model)
     kept: list[bytes | memoryview] = []  # of the graph
     cut_bytes: dict[int, int] = {}
     place, at = -1, graph_begin
-    for tag, start, begin, end in _fields(model, graph_begin, graph_end):
+    for tag, start, begin, end in _fields(model, graph_begin, graph_end, most=_MOST_IN_GRAPH):
         if tag != _INITIALIZER:
             continue
         place += 1
-        raw = _large_raw_data(model, begin, end) if end - begin > _LEAST_BYTES else None
-        if raw is not None:
+        raw = _only(_RAW_DATA, model, begin, end) if end - begin > _LEAST_BYTES else None
+        if raw is not None and raw[3] - raw[2] > _LEAST_BYTES:
             _, raw_start, raw_begin, raw_end = raw
             length = _as_varint(end - begin - (raw_end - raw_start))
             kept += (part_of[at : start + 1], length, part_of[begin:raw_start], part_of[raw_end:end])
             cut_bytes[place], at = raw_end - raw_begin, end
-    if not cut_bytes:
+    if sum(cut_bytes.values()) < _LEAST_SHARE * len(model):
         return None
     kept.append(part_of[at:graph_end])
     length = _as_varint(sum([len(part) for part in kept]))
-    return Weightless(
-        b"".join((part_of[: graph_start + 1], length, *kept, part_of[graph_end:])), cut_bytes
-    )
+    return Weightless(b"".join((part_of[: graph_start + 1], length, *kept, part_of[graph_end:])), cut_bytes)
 
 
-def _large_raw_data(model: bytes, begin: int, end: int) -> _Field | None:
-    """The only raw data of a tensor, if they are large."""
-    found = [field for field in _fields(model, begin, end) if field[0] == _RAW_DATA]
-    return found[0] if len(found) == 1 and found[0][3] - found[0][2] > _LEAST_BYTES else None
+def _graph_in(model: bytes) -> _Field:
+    """The graph of a model without functions."""
+    fields = _fields(model, 0, len(model), most=_MOST_IN_MODEL)
+    found = [field for field in fields if field[0] in (_GRAPH, _FUNCTIONS)]
+    if len(found) != 1 or found[0][0] != _GRAPH:
+        raise _Odd
+    return found[0]
 
 
-def _fields(data: bytes, at: int, end: int) -> Iterator[_Field]:
-    """Of a message; numbers are jumped over. Raises `GraphRejected` or IndexError where it is cut off, or a tag
-    is longer than it has to be.
+def _only(tag: int, model: bytes, begin: int, end: int) -> _Field | None:
+    """A tensor's only field of this tag; None where there are none or several."""
+    found = [field for field in _fields(model, begin, end, most=_MOST_IN_TENSOR) if field[0] == tag]
+    return found[0] if len(found) == 1 else None
+
+
+def _fields(data: bytes, at: int, end: int, *, most: int) -> Iterator[_Field]:
+    """Of a message; numbers are jumped over. Raises `GraphRejected` or IndexError where it is cut off, and
+    `_Odd` where there are more than so many, or a tag is longer than it has to be.
     """
     while at < end:
         start = at
+        most -= 1
+        if most < 0:
+            raise _Odd
         tag = data[at]
         at += 1
         if tag >= 0x80:
             tag, at = varint(data, start, end)
             if tag < 0x80:
-                raise cut_off()
+                raise _Odd
         if tag & 7 != LENGTH:
             at = after_number(data, at, end, tag & 7)
             continue
