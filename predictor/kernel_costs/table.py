@@ -229,6 +229,8 @@ def _write_sums(amounts: Floats, column: Amount, each: Floats, ends: Sequence[in
 
 def _write_layouts(amounts: Floats, connections: Connections, ways: Sequence[Sequence[Kernel]]) -> None:
     """In each view what runs on blocks of channels, and what is rearranged for that."""
+    if "Conv" not in connections.kinds:
+        return  # nor in any kernel
     tensors, results = connections.tensors, connections.ends
     found = [layouts_of(kernels, tensors, results) for kernels in ways]
     runs = [run for own, _ in found for run in own]
