@@ -14,7 +14,7 @@ from predictor.reading.values import MAX_VALUE_ELEMENTS
 from predictor.reading.wire import LENGTH, after_number, cut_off, varint
 
 _LEAST_BYTES = 16 * MAX_VALUE_ELEMENTS  # of a weight: no value that is ever looked at has so many
-_LEAST_FILE_BYTES = 1 << 17  # smaller ones are parsed faster than cut
+_LEAST_FILE_BYTES = 1 << 18  # smaller ones are parsed faster than cut
 _LEAST_SHARE = 0.5  # of a file: the rest is copied
 # Fields of a model, a graph and a tensor; with more, nothing bounds the time that looking at them takes.
 _MOST_IN_MODEL, _MOST_IN_GRAPH, _MOST_IN_TENSOR = 1 << 14, 1 << 18, 1 << 6
