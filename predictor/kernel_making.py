@@ -22,6 +22,9 @@ _MULTIPLIES = (*PRODUCTS, Family.RECURRENT)
 _IDLE_KINDS = frozenset(name for name, kind in KINDS.items() if kind.family in _WITHOUT_WORK)
 _INTEGER_CYCLES = 0.06  # pools and the like of bytes fill vectors where those of floats run one by one
 _FOLDED = DEQUANTISES | {"BatchNormalization"}  # into a product
+_DEQUANTISED_BEFORE = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul"))
+# Asked of every kernel: an enumeration's own names take several times as long to look up.
+_CONV, _RECURRENT = Family.CONV, Family.RECURRENT
 _WEIGHT_INPUT = {
     "QLinearConv": 3,
     "QLinearMatMul": 3,
@@ -111,28 +114,33 @@ class KernelMaker:
         dequantised computes in float32, and its weights are dequantised in every run.
         """
         op = self._connections.operators[place]
-        if not op.precision.startswith("int") or op.kind not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
+        if op.kind not in _DEQUANTISED_BEFORE or not op.precision.startswith("int"):
             return self.alone(place)
         kernel = self._alone(replace(op, precision="float32"), self._connections.kinds[place], (0.0, 0.0))
         return kernel._replace(work=kernel.work + KINDS["DequantizeLinear"].work * op.parameters)
 
     def _alone(self, op: Operator, full_kind: str, work: tuple[float, float]) -> Kernel:
         family = KINDS[full_kind].family
-        weight_bytes = 0
+        own_work, own_cycles = work
+        weight_bytes, groups, bytes_read = 0, 1, op.bytes_read
         if op.parameters:
             weights, size_bytes = self._connections.weights, self._connections.size_bytes
             for name in {*op.inputs}:
                 if name in weights:
                     weight_bytes += size_bytes[name]
-        rows, inner, columns = self._product(op, family, _NOTHING) if family in _MULTIPLIES else (0, 0, 0)
-        bytes_read = op.bytes_read
+        rows = inner = columns = 0
+        if family in _MULTIPLIES:
+            rows, inner, columns = self._product(op, family, _NOTHING)
+        if op.attributes:
+            groups = groups_of(op)
         return Kernel(
             op,
             (op,),
             family,
             op.precision,
             op.macs,
-            *work,
+            own_work,
+            own_cycles,
             bytes_read,
             op.bytes_written,
             weight_bytes if weight_bytes < bytes_read else bytes_read,  # a lookup reads only a few rows
@@ -140,7 +148,7 @@ class KernelMaker:
             rows,
             inner,
             columns,
-            groups_of(op),
+            groups,
             self._connections.has_overridable and self._reads_overridable(op),
         )
 
@@ -247,8 +255,8 @@ class KernelMaker:
         kind, elements = KINDS[full_kind], self._connections.elements
         most = 0
         for name in (*op.outputs, *op.inputs) if touches_inputs(kind) else op.outputs:
-            if name and elements[name] > most:
-                most = elements[name]
+            if name and (count := elements[name]) > most:
+                most = count
         if not has_scalar_cycles(full_kind):
             return kind.work * most * op.repeats, 0.0
         inputs = [self._tensors[name] if name else None for name in op.inputs]
@@ -264,26 +272,26 @@ class KernelMaker:
         """
         if family not in _MULTIPLIES or not anchor.outputs or not anchor.outputs[0]:
             return 0, 0, 0
-        output = self._tensors[anchor.outputs[0]]
+        shape = self._tensors[anchor.outputs[0]].shape
         elements = self._connections.elements[anchor.outputs[0]]
         at = _WEIGHT_INPUT.get(anchor.full_kind, 1)
         name = anchor.inputs[at] if at < len(anchor.inputs) else ""
         weight = self._tensors[name] if name else None
-        if family is Family.RECURRENT:
+        if family is _CONV and weight is not None and len(weight.shape) > 1:
+            filters = weight.shape[0]
+            inner = math.prod(weight.shape[1:])
+            return max(elements // max(filters, 1), 1), inner, max(filters // groups_of(anchor), 1)
+        if family is _RECURRENT:
             steps = self._tensors[anchor.inputs[0]].shape if anchor.inputs[0] else ()
-            hidden = max(output.shape[-1] if output.shape else 1, 1)
+            hidden = max(shape[-1] if shape else 1, 1)
             rows, inner = steps[1:3] if len(steps) > 2 else (1, hidden)
             return max(rows, 1), max(inner, 1), hidden
-        if family is Family.CONV and weight is not None and len(weight.shape) > 1:
-            inner = math.prod(weight.shape[1:])
-            columns = max(weight.shape[0] // groups_of(anchor), 1)
-            return max(elements // max(weight.shape[0], 1), 1), inner, columns
-        columns = output.shape[-1] if output.shape else 1
+        columns = shape[-1] if shape else 1
         per_call = max(anchor.macs // max(anchor.repeats, 1), 1)
         inner = max(per_call // max(elements, 1), 1)
         rows = elements // max(columns, 1)
-        if weight is not None and not weight.is_weight and name not in stored and len(output.shape) > 1:
-            rows = output.shape[-2]  # activations on both sides: one product per batch entry and head
+        if weight is not None and not weight.is_weight and name not in stored and len(shape) > 1:
+            rows = shape[-2]  # activations on both sides: one product per batch entry and head
         return max(rows, 1), inner, max(columns, 1)
 
 

@@ -41,7 +41,8 @@ _IN_INTEGERS = frozenset(
         "Unsqueeze", "Expand", "Resize", "DepthToSpace",
     )
 )  # fmt: skip
-_CHAINS = (Family.ELEMENTWISE, Family.NORMALISE)
+_ELEMENTWISE = Family.ELEMENTWISE
+_CHAINS = (_ELEMENTWISE, Family.NORMALISE)
 _IMAGE_RANK = 4
 _BLOCK = 16  # channels that ONNX Runtime's convolutions keep together
 _MAX_TAKEN_INPUTS = 5  # those of a batch normalisation; the sum of more tensors is a kernel of its own
@@ -260,7 +261,7 @@ class _Fusion:
             return self._is_quantised(home)
         if family in PRODUCTS:
             return self._absorbs(home, self._anchors[index], kind, through)
-        return self._fuses_chains and family in _CHAINS and KINDS[kind].family is Family.ELEMENTWISE
+        return self._fuses_chains and family in _CHAINS and KINDS[kind].family is _ELEMENTWISE
 
     def _is_quantised(self, home: int) -> bool:
         """Whether the product there runs on integers."""

@@ -62,6 +62,8 @@ EFFICIENCY = {
 
 
 QUANTISED_CLASSES = (KernelClass.INT8, KernelClass.DYNAMIC_INT8, KernelClass.LOW_BIT, KernelClass.CONVERT)
+_CONV = Family.CONV
+_LOW_BIT_PRECISIONS = frozenset(("int4", "uint4", "int2", "uint2"))
 _DYNAMIC_KINDS = frozenset(("MatMulInteger", "ConvInteger", "DynamicQuantizeMatMul", "MatMulIntegerToFloat"))
 
 
@@ -200,13 +202,15 @@ def _accelerator(runtime: Runtime) -> Machine:
 
 def class_of(kernel: Kernel) -> KernelClass:
     """The class that a kernel's time belongs to."""
-    if kernel.family not in (Family.CONV, Family.MATMUL):
-        return CLASS_BY_FAMILY[kernel.family]
-    if kernel.precision in ("int4", "uint4", "int2", "uint2"):
+    family, precision = kernel.family, kernel.precision
+    known = CLASS_BY_FAMILY.get(family)
+    if known is not None:
+        return known
+    if precision in _LOW_BIT_PRECISIONS:
         return KernelClass.LOW_BIT
-    if kernel.precision in ("int8", "uint8"):
+    if precision == "int8" or precision == "uint8":
         return KernelClass.DYNAMIC_INT8 if kernel.anchor.kind in _DYNAMIC_KINDS else KernelClass.INT8
-    if kernel.family is Family.CONV:
+    if family is _CONV:
         return KernelClass.DEPTHWISE if kernel.is_depthwise else KernelClass.CONV
     is_bound_by_weights = kernel.rows <= GEMV_ROWS and kernel.weight_bytes > 0
     return KernelClass.GEMV if is_bound_by_weights else KernelClass.GEMM

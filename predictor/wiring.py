@@ -61,9 +61,12 @@ class Connections:
 
     def _measure(self) -> None:
         elements, size_bytes, weights = self.elements, self.size_bytes, self.weights
+        bits: dict[str, int] = {}
         for name, (_, dtype, shape, role) in self.tensors.items():
+            if dtype not in bits:
+                bits[dtype] = bits_of(dtype)
             count = elements[name] = math.prod(shape)
-            size_bytes[name] = -(-count * bits_of(dtype) // 8)
+            size_bytes[name] = -(-count * bits[dtype] // 8)
             if role == "constant":
                 weights.add(name)
             elif role == "overridable":

@@ -28,22 +28,31 @@ Floats = NDArray[np.float64]
 FEATURE_VERSION = 11  # raise it when the same graph gets other numbers: older checkpoints are then refused
 
 _LOGS = Amount.GRAPH_WEIGHT_BYTES  # the amounts before it have a field each
-_LANES = np.array([4.0, 16.0, 64.0])  # vectors and tiles that a row of outputs fills, or does not
+_VECTORS = (4.0, 16.0, 64.0)  # and tiles that a row of outputs fills, or does not
 # Blocks of channels, tiles of images (six where Winograd's transformation is used) and vectors.
-_BLOCKS = np.array([4.0, 6.0, 16.0])
-_BLOCKED = (Amount.CHANNELS_READ, Amount.CHANNELS_WRITTEN, Amount.WIDTH, Amount.HEIGHT, Amount.RUN)
+_BLOCKS = (4.0, 6.0, 16.0)
+_FILLING = {
+    Amount.COLUMNS: _VECTORS,
+    Amount.INNER: _VECTORS,
+    Amount.CHANNELS_READ: _BLOCKS,
+    Amount.CHANNELS_WRITTEN: _BLOCKS,
+    Amount.WIDTH: _BLOCKS,
+    Amount.HEIGHT: _BLOCKS,
+    Amount.RUN: _BLOCKS,
+}
+_FILLING_COLUMNS = np.array(list(_FILLING))
+_LANES = np.array(list(_FILLING.values()))  # (N, L)
 _NEAR_BYTES = 2e6  # a cache near the core, as most have it
 _COMPANY = 4
 FEATURE_COUNT = (
-    _LOGS + 5 + 2 * len(_LANES) + len(_BLOCKED) * len(_BLOCKS) + _COMPANY + len(Flag) + 2 * len(Neighbour)
+    _LOGS + 5 + _LANES.size + _COMPANY + len(Flag) + 2 * len(Neighbour)
     + len(CLASSES) + len(KIND_NAMES) + len(PRECISIONS)
 )  # fmt: skip
 
 
 _LAST_LOG = _LOGS + 5
-_LAST_FILLED = _LAST_LOG + 2 * len(_LANES)
-_LAST_BLOCKED = _LAST_FILLED + len(_BLOCKED) * len(_BLOCKS)
-_FLAGS = _LAST_BLOCKED + _COMPANY
+_LAST_FILLED = _LAST_LOG + _LANES.size
+_FLAGS = _LAST_FILLED + _COMPANY
 _BEFORE = _FLAGS + len(Flag)
 _BEHIND = _BEFORE + len(Neighbour)
 _CLASSES = _BEHIND + len(Neighbour)
@@ -63,9 +72,8 @@ def stacked_features(graph: ModelGraph, stacked: StackedTables) -> NDArray[np.fl
     features = np.zeros((len(table), FEATURE_COUNT), dtype=np.float32)
     moved = amounts[:, Amount.BYTES_READ] + amounts[:, Amount.BYTES_WRITTEN]
     _write_logs(features, table, moved)
-    features[:, _LAST_LOG:_LAST_FILLED] = _filled(_widths(table), _LANES)
-    features[:, _LAST_FILLED:_LAST_BLOCKED] = _filled(amounts[:, _BLOCKED], _BLOCKS)
-    features[:, _LAST_BLOCKED:_FLAGS] = _company(graph, stacked, moved)
+    features[:, _LAST_LOG:_LAST_FILLED] = _filled(table)
+    _write_company(features[:, _LAST_FILLED:_FLAGS], graph, stacked, moved)
     features[:, _FLAGS:_BEFORE] = table.flags
     features[:, _BEFORE:_BEHIND] = table.before
     features[:, _BEHIND:_CLASSES] = table.behind
@@ -115,26 +123,25 @@ def _write_logs(features: NDArray[np.float32], table: KernelTable, moved: Floats
     features[:, _LOGS] = np.log((macs + 1.0) / (moved + 1.0)) / 4.0
 
 
-def _widths(table: KernelTable) -> Floats:
-    """(K, 2): what vectors are filled along, the outputs of a product (a depthwise filter sees one channel,
-    so there they lie along the channels), and what is summed over.
+def _filled(table: KernelTable) -> Floats:
+    """Share of the last vector's lanes that is used, over all vectors, (K, N * L) for N sizes; one where
+    there is nothing to fill them. The outputs of a product lie along its columns; a depthwise filter sees
+    one channel, so there they lie along the channels.
     """
-    widths = table.amounts[:, (Amount.COLUMNS, Amount.INNER)]
+    sizes = table.amounts.take(_FILLING_COLUMNS, axis=1)
     is_depthwise = table.flags[:, Flag.DEPTHWISE] > 0
-    widths[is_depthwise, 0] *= table.amounts[is_depthwise, Amount.GROUPS]
-    return widths
-
-
-def _filled(sizes: Floats, lanes: Floats) -> Floats:
-    """Share of the last vector's lanes (L,) that is used, over all vectors, (K, N * L) for sizes (K, N); one
-    where there is nothing to fill them.
-    """
+    if is_depthwise.any():
+        sizes[is_depthwise, 0] *= table.amounts[is_depthwise, Amount.GROUPS]
     sizes = sizes[:, :, None]
-    filled = np.where(sizes > 0, sizes / (np.ceil(np.maximum(sizes, 1.0) / lanes) * lanes), 1.0)
+    lanes = np.ceil(np.maximum(sizes, 1.0) / _LANES)
+    lanes *= _LANES
+    filled: Floats = np.where(sizes > 0, sizes / lanes, 1.0)
     return filled.reshape(len(sizes), -1)
 
 
-def _company(graph: ModelGraph, stacked: StackedTables, moved: Floats) -> Floats:
+def _write_company(
+    columns: NDArray[np.float32], graph: ModelGraph, stacked: StackedTables, moved: Floats
+) -> None:
     """The same for all kernels of a graph in a view: what else wants the caches."""
     amounts = stacked.table.amounts
     batch = max((tensor.shape[0] for tensor in graph.inputs if tensor.shape), default=1)
@@ -144,5 +151,5 @@ def _company(graph: ModelGraph, stacked: StackedTables, moved: Floats) -> Floats
     rows[:, 1] = np.add.reduceat(amounts[:, Amount.BYTES_WRITTEN], starts)
     rows[:, 2] = np.maximum.reduceat(moved, starts)
     rows[:, 3] = batch
-    lengths = [end - start for start, end in zip(starts, stacked.ends, strict=True)]
-    return np.repeat(np.log1p(rows) / 8.0, lengths, axis=0)
+    for start, end, row in zip(starts, stacked.ends, np.log1p(rows) / 8.0, strict=True):
+        columns[start:end] = row

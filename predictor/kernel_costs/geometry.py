@@ -12,13 +12,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
 from functools import lru_cache
-from types import MappingProxyType
 
-from predictor.graph import Operator, TensorInfo
+from predictor.graph import AttributeValue, Operator, TensorInfo
 from predictor.kernel_making import Kernel
 from predictor.kinds import Family
 
 Shape = tuple[int, ...]
+Attributes = Mapping[str, AttributeValue]
 
 _MOST_TAPS = 256  # that are counted: a hostile file may claim a window of any size
 
@@ -54,16 +54,15 @@ def geometry_of(
 ) -> tuple[float, ...]:
     """`COUNT` numbers of a kernel, in the order of `Extent`; `elements` of each tensor."""
     op, family = kernel.anchor, kernel.family
-    if family is Family.VIEW or family is Family.CONTROL or not op.outputs or not op.outputs[0]:
+    names, result = op.inputs, op.outputs[0] if op.outputs else ""
+    if family in _MOVING_NOTHING or not result:
         return NOTHING
-    written = tensors[op.outputs[0]].shape
-    names = op.inputs
+    written = tensors[result].shape
     read = tensors[names[0]].shape if names and names[0] else ()
     rank = len(written)
     width = written[-1] if rank else 1
-    run, reduced = float(elements[op.outputs[0]]), 1.0
-    if family in _RULES and (len(names) > 1 or family is not Family.ELEMENTWISE):
-        run, reduced = _RULES[family](op, read, written, tensors)
+    rule = _RULES.get(family) if len(names) > 1 else _RULES_OF_ONE.get(family)
+    run, reduced = rule(op, read, written, tensors) if rule is not None else (elements[result], 1.0)
     products = 0.0
     if kernel.rows:
         one = kernel.launches * kernel.rows * kernel.inner * kernel.columns
@@ -73,9 +72,9 @@ def geometry_of(
     attributes = op.attributes
     if attributes:
         if "kernel_shape" in attributes:
-            last_window, dilation, is_padded = _window(op)
+            last_window, dilation, is_padded = _window(attributes)
             if op.kind != "ConvTranspose" and len(read) > 2:
-                on_image = _on_image(op, read[2:], written[2:])
+                on_image = _on_image(attributes, read[2:], written[2:])
         mode = attributes.get("mode")
         if mode is not None:
             is_smooth, is_cubic = float(mode in _SMOOTH), float(mode == "cubic")
@@ -104,36 +103,38 @@ def geometry_of(
 _SMOOTH = frozenset(("linear", "bilinear"))
 
 
-def _window(op: Operator) -> tuple[float, float, float]:
-    shape, dilations, pads = (op.attributes.get(name) for name in ("kernel_shape", "dilations", "pads"))
+def _window(attributes: Attributes) -> tuple[float, float, float]:
+    shape, dilations, pads = attributes["kernel_shape"], attributes.get("dilations"), attributes.get("pads")
     last = float(shape[-1]) if isinstance(shape, tuple) and shape else 1.0
     dilation = float(math.prod(map(int, dilations))) if isinstance(dilations, tuple) else 1.0
     return last, dilation, float(isinstance(pads, tuple) and any(pads))
 
 
-def _on_image(op: Operator, read: Shape, written: Shape) -> float:
+def _on_image(attributes: Attributes, read: Shape, written: Shape) -> float:
     """Over all places of a window. Libraries that compute directly leave out what lies beside the image: at
     images of 7x7 a third of 5x5 filters, at 2x2 more than half of 3x3.
     """
-    window, pads = op.attributes.get("kernel_shape"), op.attributes.get("pads")
+    window, pads = attributes["kernel_shape"], attributes.get("pads")
     rank = len(read)
     if not isinstance(window, tuple) or len(window) != rank or len(written) != rank:
         return 1.0
     if not isinstance(pads, tuple) or len(pads) != 2 * rank:
-        pads = (0,) * rank if op.attributes.get("auto_pad", "NOTSET") in ("NOTSET", "VALID") else ()
+        pads = (0,) * rank if attributes.get("auto_pad", "NOTSET") in ("NOTSET", "VALID") else ()
     elif not any(pads):
         return 1.0
-    strides, dilations = (_each_axis(op, name, rank) for name in ("strides", "dilations"))
+    strides, dilations = _each_axis(attributes, "strides", rank), _each_axis(attributes, "dilations", rank)
     share = 1.0
     for axis in range(rank):
-        size, count, taps = read[axis], written[axis], int(window[axis])
-        before = int(pads[axis]) if pads else _same_before(size, count, taps, strides[axis], dilations[axis])
-        share *= _share_within(size, count, taps, strides[axis], dilations[axis], before)
+        size, count, taps, stride, dilation = (
+            read[axis], written[axis], int(window[axis]), strides[axis], dilations[axis],
+        )  # fmt: skip
+        before = int(pads[axis]) if pads else _same_before(size, count, taps, stride, dilation)
+        share *= _share_within(size, count, taps, stride, dilation, before)
     return share
 
 
-def _each_axis(op: Operator, name: str, rank: int) -> tuple[int, ...]:
-    given = op.attributes.get(name)
+def _each_axis(attributes: Attributes, name: str, rank: int) -> tuple[int, ...]:
+    given = attributes.get(name)
     return tuple(map(int, given)) if isinstance(given, tuple) and len(given) == rank else (1,) * rank
 
 
@@ -161,7 +162,7 @@ def _elementwise(
 ) -> tuple[float, float]:
     """The run ends where an operand begins, or ceases, to be repeated. (run, reduced), as all rules."""
     shapes = [tensors[name].shape for name in op.inputs if name]
-    if all(shape == written for shape in shapes):
+    if shapes.count(written) == len(shapes):
         return math.prod(written), 1.0
     del read
     return _run_of_broadcast([shape for shape in shapes if math.prod(shape) > 1], written), 1.0
@@ -285,13 +286,12 @@ def _axis(op: Operator, rank: int, *, default: int) -> int:
     return min(max(axis, 0), max(rank - 1, 0))
 
 
-_RULES: Mapping[Family, Rule] = MappingProxyType(
-    {
-        Family.ELEMENTWISE: _elementwise,
-        Family.NORMALISE: _normalised,
-        Family.REDUCE: _reduced,
-        Family.POOL: _pooled,
-        Family.MOVE: _moved,
-        Family.CONVERT: _converted,
-    }
-)
+_MOVING_NOTHING = frozenset((Family.VIEW, Family.CONTROL))
+_RULES_OF_ONE: Mapping[Family, Rule] = {  # of operators with one input at most
+    Family.NORMALISE: _normalised,
+    Family.REDUCE: _reduced,
+    Family.POOL: _pooled,
+    Family.MOVE: _moved,
+    Family.CONVERT: _converted,
+}
+_RULES: Mapping[Family, Rule] = {**_RULES_OF_ONE, Family.ELEMENTWISE: _elementwise}

@@ -49,21 +49,22 @@ def layouts_of(
     if not any(kernel.anchor.kind == "Conv" for kernel in kernels):
         return runs, rearranged
     for place, kernel in enumerate(kernels):
-        members, op = kernel.members, kernel.anchor
-        if kernel.precision == "int8":
+        op, members, _, precision = kernel[:4]
+        if precision == "int8":
             for member in members:
                 if member.kind == "DequantizeLinear" and member.inputs[0] in blocked:
                     blocked.add(member.outputs[0])
-        if op.kind in _KNOWN and _runs_on_blocks(op, kernel.precision, tensors, blocked, roles):
+        if op.kind in _KNOWN and _runs_on_blocks(op, precision, tensors, blocked, roles):
             runs[place] = 1.0
             if op.inputs[0] not in blocked:
-                rearranged[place] = _rearranged_before(op, kernel.precision, tensors)
+                rearranged[place] = _rearranged_before(op, precision, tensors)
             for member in members:
                 blocked.update(member.outputs)
         elif blocked:
             moved = {name for member in members for name in member.inputs if name in blocked}
-            rearranged[place] = float(sum([tensors[name].size_bytes for name in moved - plain_too]))
-            plain_too |= moved
+            if moved:
+                rearranged[place] = float(sum([tensors[name].size_bytes for name in moved - plain_too]))
+                plain_too |= moved
     rearranged[-1] = float(sum(tensors[name].size_bytes for name in results if name in blocked - plain_too))
     return runs, rearranged
 

@@ -10,7 +10,7 @@ from functools import lru_cache
 
 from predictor.graph import AttributeValue
 from predictor.kernel_costs.geometry import geometry_of
-from predictor.kernels import Kernel
+from predictor.kernel_making import PRODUCTS, Kernel
 from predictor.kinds import KINDS, Family
 from predictor.roofline import CLASS_BY_FAMILY, KernelClass, class_of
 from predictor.wiring import Connections
@@ -86,6 +86,9 @@ class Neighbour(IntEnum):
 
 
 _VECTOR = 16  # channels
+# Asked of every kernel: an enumeration's own names take several times as long to look up.
+_MATMUL, _NORMALISE = Family.MATMUL, Family.NORMALISE
+_CONV, _NARROW_CONV, _MATMUL_NEIGHBOUR = Neighbour.CONV, Neighbour.NARROW_CONV, Neighbour.MATMUL
 CLASSES: tuple[KernelClass, ...] = tuple(KernelClass)
 PRECISIONS = ("float32", "float16", "int8", "low_bit", "float64", "other")
 # Kinds whose costs are learned one by one; the others are told by their class and their amounts alone.
@@ -112,13 +115,17 @@ CALL_NAME = "call"
 _CURVES = frozenset(("Sigmoid", "Tanh", "Erf", "Exp", "Gelu", "Softplus", "Elu", "Mish", "Swish"))
 _CLASS_INDEX = {kind: index for index, kind in enumerate(CLASSES)}
 _KIND_INDEX = {name: index for index, name in enumerate(KIND_NAMES)}
+_DENSE_CONV = (_CLASS_INDEX[KernelClass.CONV], _KIND_INDEX["Conv"])
 _PRECISION_INDEX = {
     "float32": 0, "float16": 1, "bfloat16": 1, "int8": 2, "uint8": 2, "int4": 3, "uint4": 3, "int2": 3,
     "uint2": 3, "float64": 4,
 }  # fmt: skip
 _OTHER_PRECISION = 5
 CALL_PLACE = 0
-KNOWN_LATER = (0.0,) * 7  # layouts, regrouping and the graph's weights: when all kernels are known
+# The others, of layouts, regrouping and the graph's weights, are known when all kernels are.
+KNOWN_AT_ONCE = tuple(Amount)[: Amount.ON_BLOCKS]
+_TRANSFORMED = 9.0  # elements of a window
+_NARROW = 8  # channels; below, no library transforms
 _NOTHING_WITHIN = (False, False, False, False)
 
 
@@ -135,6 +142,7 @@ class Traits:
     is_view: bool
 
 
+_MULTIPLYING = (*PRODUCTS, Family.RECURRENT)
 _CALL = Traits(
     (False,) * len(Flag),
     (_CLASS_INDEX[KernelClass.CALL], -1, _OTHER_PRECISION),
@@ -145,15 +153,17 @@ _CALL = Traits(
 
 
 class Rows:
-    """What is written of each kernel, once however many views it is in: `amounts`, len(Amount) numbers each,
-    and the place of its traits in `traits`. The call around the kernels has the first row.
+    """What is written of each kernel, once however many views it is in: `amounts`, len(KNOWN_AT_ONCE) numbers
+    each, `winograd_bytes` and the place of its traits in `traits`. The call around the kernels has the first
+    row.
     """
 
     def __init__(self, call_amounts: Sequence[float], connections: Connections) -> None:
         self.amounts: list[float] = [*call_amounts]
+        self.winograd_bytes: list[int] = [0]
         self.traits: list[Traits] = [_CALL]
         self.traits_of: list[int] = [0]
-        self._traits_places: dict[Traits, int] = {_CALL: 0}
+        self._traits_places: dict[tuple[object, ...], int] = {}
         self._connections = connections
         self._known: dict[int, int] = {}  # by identity: views share the kernels of lone operators
 
@@ -170,9 +180,8 @@ class Rows:
 
     def _write(self, kernel: Kernel) -> None:
         anchor, members, family, precision = kernel[:4]
-        attributes = anchor.attributes
-        is_product = family is Family.CONV or family is Family.MATMUL
-        traits = _traits(
+        is_product = family in PRODUCTS
+        question = (
             anchor.kind,
             anchor.domain,
             precision,
@@ -180,19 +189,30 @@ class Rows:
             kernel.has_replaceable_weights,
             _NOTHING_WITHIN if len(members) == 1 and members[0] is anchor else _within(kernel),
         )
-        place = self._traits_places.get(traits)
+        place = self._traits_places.get(question)
         if place is None:
-            place = self._traits_places[traits] = len(self.traits)
-            self.traits.append(traits)
+            place = self._traits_places[question] = len(self.traits)
+            self.traits.append(_traits(*question))
         self.traits_of.append(place)
+        window, stride, attributes = 1.0, 1.0, anchor.attributes
+        if attributes:
+            window, stride = _product(attributes.get("kernel_shape")), _product(attributes.get("strides"))
+        geometry = geometry_of(kernel, self._connections.tensors, self._connections.elements)
         self.amounts += kernel[4:15]  # macs to groups, in the order of `Amount`
-        self.amounts += (
-            _product(attributes["kernel_shape"]) if "kernel_shape" in attributes else 1.0,
-            _product(attributes["strides"]) if "strides" in attributes else 1.0,
-            len(members),
-            *geometry_of(kernel, self._connections.tensors, self._connections.elements),
-            *KNOWN_LATER,
-        )
+        self.amounts += (window, stride, len(members), *geometry)
+        is_transformed = is_product and window == _TRANSFORMED and self._is_transformed(kernel, place)
+        self.winograd_bytes.append(kernel.weight_bytes if is_transformed else 0)
+
+    def _is_transformed(self, kernel: Kernel, traits: int) -> bool:
+        """Whether Winograd's transformation would enlarge the weights of a kernel, the last one written,
+        whose windows have nine elements: of a dense convolution with 3x3 filters that go step by step.
+        """
+        if self.traits[traits].indices[:2] != _DENSE_CONV or kernel.groups != 1:
+            return False
+        written = self.amounts[-len(KNOWN_AT_ONCE) :]
+        is_plain = written[Amount.STRIDE] == 1.0 and written[Amount.DILATION] == 1.0
+        widest = max(written[Amount.CHANNELS_READ], written[Amount.CHANNELS_WRITTEN])
+        return is_plain and written[Amount.LAST_WINDOW] == 3.0 and widest > _NARROW
 
 
 @lru_cache(maxsize=4096)
@@ -213,7 +233,7 @@ def _traits(
         is_moved = family in (Family.MOVE, Family.VIEW)
         product = (CLASS_BY_FAMILY[family], False, Neighbour.MOVE if is_moved else Neighbour.OTHER)
     kernel_class, is_depthwise, neighbour = product
-    multiplies = family in (Family.CONV, Family.MATMUL, Family.RECURRENT)
+    multiplies = family in _MULTIPLYING
     return Traits(
         flags=(
             is_depthwise,
@@ -237,16 +257,15 @@ def _traits(
 
 def _neighbour(kernel: Kernel) -> Neighbour:
     """Of a product."""
-    if kernel.family is Family.MATMUL:
-        return Neighbour.MATMUL
-    channels = kernel.columns * kernel.groups
-    return Neighbour.CONV if channels % _VECTOR == 0 else Neighbour.NARROW_CONV
+    if kernel.family is _MATMUL:
+        return _MATMUL_NEIGHBOUR
+    return _NARROW_CONV if kernel.columns * kernel.groups % _VECTOR else _CONV
 
 
 def name_of(kernel: Kernel) -> str:
     """`Conv (int8)`, `Conv (depthwise)`, `Softmax`."""
     kind = _ALIASES.get(kernel.anchor.kind, kernel.anchor.kind)
-    multiplies = kernel.family in (Family.CONV, Family.MATMUL, Family.RECURRENT)
+    multiplies = kernel.family in _MULTIPLYING
     return _named(kind, kernel.precision, is_depthwise=kernel.is_depthwise, multiplies=multiplies)
 
 
@@ -256,8 +275,8 @@ def _named(kind: str, precision: str, *, is_depthwise: bool, multiplies: bool) -
     return f"{kind} ({precision})" if multiplies and precision != "float32" else kind
 
 
-def _product(sizes: AttributeValue) -> float:
-    return float(math.prod(map(int, sizes))) if isinstance(sizes, tuple) and sizes else 1.0
+def _product(sizes: AttributeValue | None) -> float:
+    return float(math.prod(map(int, sizes))) if sizes and isinstance(sizes, tuple) else 1.0
 
 
 def _within(kernel: Kernel) -> tuple[bool, bool, bool, bool]:
@@ -266,6 +285,6 @@ def _within(kernel: Kernel) -> tuple[bool, bool, bool, bool]:
     """
     kinds = {op.kind for op in kernel.members if op is not kernel.anchor}
     adds = "Add" in kinds or "Sum" in kinds
-    is_formula = kernel.family is Family.NORMALISE  # which has sums of its own
+    is_formula = kernel.family is _NORMALISE  # which has sums of its own
     is_by_tanh = kernel.anchor.kind == "Gelu" and "Tanh" in kinds
     return adds and not is_formula, not _CURVES.isdisjoint(kinds), "QuantizeLinear" in kinds, is_by_tanh

@@ -28,7 +28,7 @@ from predictor.kernel_costs.rows import (
     CALL_PLACE,
     CLASSES,
     KIND_NAMES,
-    KNOWN_LATER,
+    KNOWN_AT_ONCE,
     PRECISIONS,
     Amount,
     Flag,
@@ -38,7 +38,6 @@ from predictor.kernel_costs.rows import (
     name_of,
 )
 from predictor.kernels import Kernel, Views
-from predictor.roofline import KernelClass
 from predictor.wiring import Connections
 
 __all__ = [
@@ -73,12 +72,6 @@ class View(IntEnum):
 
 
 _CHAINING_ENGINES = frozenset(("openvino", "tensorrt", "tvm", "iree"))
-_CONV_CLASS = CLASSES.index(KernelClass.CONV)
-_NARROW = 8  # channels; below, no library transforms
-_WHOLE_WEIGHTS = (
-    (Amount.WEIGHT_BYTES, Amount.GRAPH_WEIGHT_BYTES),
-    (Amount.WINOGRAD_BYTES, Amount.GRAPH_WINOGRAD_BYTES),
-)
 _LISTED_OPTIMIZATIONS = frozenset(("none", "basic", "eager"))
 _LISTING_ENGINES = frozenset(("torch",))  # unless it compiles
 
@@ -189,57 +182,66 @@ def _stacked(connections: Connections, ways: Sequence[Sequence[Kernel]]) -> Stac
         places += rows.places_of(kernels)
         places.append(CALL_PLACE)
         ends.append(len(places))
-    taken = np.array(places)
-    amounts = np.fromiter(rows.amounts, np.float64, len(rows.amounts)).reshape(-1, len(Amount))[taken]
+    amounts = _amounts(rows, np.array(places), ends)
     _write_layouts(amounts, connections, ways)
-    amounts[:, Amount.REGROUPED] = [
-        elements for kernels in ways for elements in regrouped_of(kernels, connections.graph)
-    ]
-    traits = [rows.traits[place] for place in rows.traits_of]
-    kinds = np.array(rows.traits_of)[taken]
-    indices = np.array([one.indices for one in rows.traits])[kinds]
-    _write_graph_weights(amounts, indices, ends)
-    before, behind = _neighbours(connections, ways, [traits[place] for place in places])
+    regrouped = [elements for kernels in ways for elements in regrouped_of(kernels, connections.graph)]
+    if any(regrouped):
+        amounts[:, Amount.REGROUPED] = regrouped
+    kinds = [rows.traits_of[place] for place in places]
+    traits = [rows.traits[kind] for kind in kinds]
+    indices = np.array([one.indices for one in rows.traits]).take(kinds, axis=0)
+    before, behind = _neighbours(connections, ways, traits)
     table = KernelTable(
         amounts=amounts,
-        flags=np.array([one.flags for one in rows.traits], dtype=np.float64)[kinds],
+        flags=np.array([one.flags for one in rows.traits], dtype=np.float64).take(kinds, axis=0),
         before=before,
         behind=behind,
         classes=indices[:, 0],
         kinds=indices[:, 1],
         precisions=indices[:, 2],
-        names=tuple([traits[place].name for place in places]),
+        names=tuple([one.name for one in traits]),
     )
     return StackedTables(table, tuple(ends))
 
 
-def _write_graph_weights(amounts: Floats, indices: NDArray[np.int64], ends: Sequence[int]) -> None:
-    """In each view the weights of all its kernels, and those that Winograd's transformation would enlarge:
-    of dense convolutions with 3x3 filters that go step by step.
+def _amounts(rows: Rows, places: NDArray[np.int64], ends: Sequence[int]) -> Floats:
+    """Of the kernels in these rows (K, len(Amount)), with the weights of all kernels of each view; zero where
+    later columns are written.
     """
-    is_conv = (indices[:, 0] == _CONV_CLASS) & (indices[:, 1] == 0)  # KIND_NAMES begins with Conv
-    is_square = (amounts[:, Amount.WINDOW] == 9.0) & (amounts[:, Amount.LAST_WINDOW] == 3.0)
-    is_plain = (amounts[:, Amount.STRIDE] == 1.0) & (amounts[:, Amount.DILATION] == 1.0)
-    is_wide = np.maximum(amounts[:, Amount.CHANNELS_READ], amounts[:, Amount.CHANNELS_WRITTEN]) > _NARROW
-    is_transformed = is_conv & is_square & is_plain & is_wide & (amounts[:, Amount.GROUPS] == 1.0)
-    amounts[:, Amount.WINOGRAD_BYTES] = np.where(is_transformed, amounts[:, Amount.WEIGHT_BYTES], 0.0)
-    starts = (0, *ends[:-1])
-    lengths = [end - start for start, end in zip(starts, ends, strict=True)]
+    written = np.fromiter(rows.amounts, np.float64, len(rows.amounts)).reshape(-1, len(KNOWN_AT_ONCE))
+    amounts = np.zeros((len(places), len(Amount)))
+    amounts[:, : len(KNOWN_AT_ONCE)] = written.take(places, axis=0)
     launches = np.maximum(amounts[:, Amount.LAUNCHES], 1.0)
-    for own, whole in _WHOLE_WEIGHTS:
-        amounts[:, whole] = np.repeat(np.add.reduceat(amounts[:, own] / launches, starts), lengths)
+    _write_sums(amounts, Amount.GRAPH_WEIGHT_BYTES, amounts[:, Amount.WEIGHT_BYTES] / launches, ends)
+    if any(rows.winograd_bytes):
+        enlarged = np.array(rows.winograd_bytes).take(places)
+        amounts[:, Amount.WINOGRAD_BYTES] = enlarged
+        _write_sums(amounts, Amount.GRAPH_WINOGRAD_BYTES, enlarged / launches, ends)
+    return amounts
+
+
+def _write_sums(amounts: Floats, column: Amount, each: Floats, ends: Sequence[int]) -> None:
+    """In each view the sum over all its kernels, (K,)."""
+    starts = (0, *ends[:-1])
+    for start, end, total in zip(starts, ends, np.add.reduceat(each, starts), strict=True):
+        amounts[start:end, column] = total
 
 
 def _write_layouts(amounts: Floats, connections: Connections, ways: Sequence[Sequence[Kernel]]) -> None:
     """In each view what runs on blocks of channels, and what is rearranged for that."""
+    if "Conv" not in connections.kinds:
+        return  # nor in any kernel
     tensors, results = connections.tensors, connections.ends
     found = [layouts_of(kernels, tensors, results) for kernels in ways]
-    runs = np.array([run for own, _ in found for run in own])
+    runs = [run for own, _ in found for run in own]
+    if not any(runs):
+        return  # nothing is rearranged either
     amounts[:, Amount.ON_BLOCKS] = runs
     amounts[:, Amount.REARRANGED_BYTES] = [moved for _, own in found for moved in own]
     if connections.has_overridable:
         fewer = [layouts_of(kernels, tensors, results, roles=("constant",)) for kernels in ways]
-        amounts[:, Amount.OFF_BLOCKS] = runs - [run for own, _ in fewer for run in own]
+        still = [run for own, _ in fewer for run in own]
+        amounts[:, Amount.OFF_BLOCKS] = amounts[:, Amount.ON_BLOCKS] - still
 
 
 def _neighbours(
@@ -301,4 +303,4 @@ def _call_amounts(connections: Connections) -> tuple[float, ...]:
     returned = sum([size_bytes[tensor.name] for tensor in graph.outputs])
     members = len(graph.inputs) + len(graph.outputs)
     sizes = (0.0, 0.0, 0.0, given, returned, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, members)
-    return (*sizes, *NOTHING, *KNOWN_LATER)
+    return (*sizes, *NOTHING)

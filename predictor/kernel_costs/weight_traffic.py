@@ -31,9 +31,10 @@ def weight_traffic(
     launches together. Weights that Winograd's transformation takes are `winograd_growth` times as large.
     """
     amounts = table.amounts
-    weights = amounts[:, Amount.WEIGHT_BYTES] + (winograd_growth - 1.0) * amounts[:, Amount.WINOGRAD_BYTES]
-    in_turn = amounts[:, Amount.GRAPH_WEIGHT_BYTES]
-    in_turn = in_turn + (winograd_growth - 1.0) * amounts[:, Amount.GRAPH_WINOGRAD_BYTES]
+    weights, in_turn = amounts[:, Amount.WEIGHT_BYTES], amounts[:, Amount.GRAPH_WEIGHT_BYTES]
+    if winograd_growth != 1.0:
+        weights = weights + (winograd_growth - 1.0) * amounts[:, Amount.WINOGRAD_BYTES]
+        in_turn = in_turn + (winograd_growth - 1.0) * amounts[:, Amount.GRAPH_WINOGRAD_BYTES]
     kept = weights * _kept(in_turn, cache_bytes)
     streamed = weights - kept
     recurrent = (table.classes == _RECURRENT).nonzero()[0]

@@ -7,7 +7,7 @@ everything.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import onnx
@@ -54,16 +54,19 @@ class FileNode:
 
 @dataclass(slots=True, eq=False)
 class FileGraph:
-    """A graph, or one nested in a node: its nodes, its tensors, and the names of its inputs and outputs."""
+    """A graph, or one nested in a node: its nodes, its tensors, and the names of its inputs and outputs.
+    `cut_bytes`: as `predictor.reading.weights.Weightless` says.
+    """
 
     nodes: Sequence[FileNode]
     tensors: Sequence[tuple[str, onnx.TensorProto]]
     sparse: Sequence[tuple[str, onnx.SparseTensorProto]]
     inputs: Sequence[str]
     outputs: Sequence[str]
+    cut_bytes: Mapping[int, int] = field(default_factory=dict)
 
 
-def decoded(model: onnx.ModelProto) -> FileGraph:
+def decoded(model: onnx.ModelProto, cut_bytes: Mapping[int, int] | None = None) -> FileGraph:
     """The graph of a model. Raises `GraphRejected` for too many nodes or fields, too deep nesting, and names
     that are not text; the model's functions are held to the same.
     """
@@ -77,6 +80,7 @@ def decoded(model: onnx.ModelProto) -> FileGraph:
         decoder.count_nodes(function.node)
         for node in function.node:
             decoder.node(node, 0, inside_function=True)
+    graph.cut_bytes = cut_bytes or {}
     return graph
 
 
@@ -200,17 +204,17 @@ class _Decoder:
                     GraphCode.MALFORMED,
                 )
             value: AttributeValue | None = None
-            if code in _LISTS:
-                items = getattr(attribute, _LISTS[code])
+            if (list_name := _LISTS.get(code)) is not None:
+                items = getattr(attribute, list_name)
                 self._count(len(items))
                 value = _read_items(code, items)
-            elif code in _READ:
-                value = _READ[code](attribute)
+            elif (reader := _READ.get(code)) is not None:
+                value = reader(attribute)
             if value is not None:
                 attributes[called] = value
                 key += (called, code, value)
                 continue  # graphs beside a number are nobody's
-            nested = [attribute.g] if code == AttributeProto.GRAPH else []
+            nested = [attribute.g] if code == _GRAPH else []
             if attribute.graphs:
                 self._count(len(attribute.graphs))
                 nested += attribute.graphs
@@ -233,7 +237,7 @@ class _Decoder:
 
 
 def _read_items(code: int, items: Sequence[Any]) -> AttributeValue:
-    if code == AttributeProto.STRINGS:
+    if code == _STRINGS:
         return tuple([item.decode("utf-8", "replace") for item in items])
     return tuple(items[:])
 
@@ -245,6 +249,7 @@ def _is_short(attributes: Mapping[str, AttributeValue]) -> bool:
     return True
 
 
+_GRAPH, _STRINGS = AttributeProto.GRAPH, AttributeProto.STRINGS  # protobuf takes long to look a name up
 _NONE: Mapping[str, AttributeValue] = {}
 _LISTS: Mapping[int, str] = {
     AttributeProto.INTS: "ints",

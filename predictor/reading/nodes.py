@@ -67,9 +67,9 @@ def made(
 ) -> Node:
     """The operator to emit for an ONNX node, possibly under another kind."""
     name = node.name or next((slot.name for slot in outputs if slot is not None), kind)
-    domain, is_same = node.domain, kind == node.op_type
-    full_kind = node.full_kind if is_same else f"{domain}/{kind}" if domain else kind
-    key = node.key if is_same else None
+    domain, full_kind, key = node.domain, node.full_kind, node.key
+    if kind != node.op_type:
+        full_kind, key = f"{domain}/{kind}" if domain else kind, None
     return Node(name, kind, domain, full_kind, attributes, key, tuple(inputs), tuple(outputs), repeats)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from functools import lru_cache
 from typing import Protocol
 
 from onnx import TensorProto
@@ -78,16 +79,18 @@ def plain_outputs(node: FileNode, inputs: Sequence[Slot | None], opset: int) -> 
 
 def plain_output(node: FileNode, inputs: Sequence[Slot | None], opset: int) -> Typed | None:
     """Type of a node's only output; None where inference has to be asked."""
-    rules = _RULES.get(node.full_kind)
-    if rules is None or len(node.output) != 1 or not node.output[0] or node.key is None:
+    rule = _rules_of(opset).get(node.full_kind)
+    if rule is None or len(node.output) != 1 or not node.output[0] or node.key is None:
         return None
     given = [slot for slot in inputs if slot is not None]
     if not given or len(given) < len(inputs):
         return None
-    for opsets, rule in rules:
-        if opset in opsets:
-            return rule(given, node.attributes)
-    return None
+    return rule(given, node.attributes)
+
+
+@lru_cache(maxsize=64)
+def _rules_of(opset: int) -> Mapping[str, TypeRule]:
+    return {kind: rule for kind, several in _RULES.items() for opsets, rule in several if opset in opsets}
 
 
 def _same(most_inputs: int, names: Mapping[str, type], dtypes: Collection[str] = FLOATS) -> TypeRule:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
+from contextlib import suppress
 from functools import partial
 
 import onnx
@@ -28,6 +29,7 @@ from predictor.reading.functions import without_functions
 from predictor.reading.nodes import Node
 from predictor.reading.slots import MAX_RANK, Slot, dtype_of
 from predictor.reading.walk import Scope, Walk
+from predictor.reading.weights import without_weights
 from predictor.reading.wire import check_parsed_size
 
 MAX_MODEL_BYTES = 1 << 30
@@ -53,8 +55,18 @@ def read_graph(model: bytes, input_shapes: Mapping[str, Sequence[int]]) -> Model
     sizes that do not fit, `operator_unsupported` an operator without a known cost or with an unknowable
     size, `malformed`, `external_data`, `too_large`.
     """
+    light = without_weights(model) if len(model) <= MAX_MODEL_BYTES else None
+    if light is not None:
+        with suppress(GraphRejected):  # which is told of the whole file
+            return _graph_of(light.model, light.cut_bytes, input_shapes)
+    return _graph_of(model, {}, input_shapes)
+
+
+def _graph_of(
+    model: bytes, cut_bytes: Mapping[int, int], input_shapes: Mapping[str, Sequence[int]]
+) -> ModelGraph:
     parsed = _parsed(model)
-    graph = decoded(parsed)
+    graph = decoded(parsed, cut_bytes)
     if parsed.functions:
         parsed = without_functions(parsed)
         graph = decoded(parsed)  # a function in a branch of a function: nesting adds up
@@ -214,10 +226,10 @@ def _finished(
     integers: dict[str, tuple[int, ...]] = {}
     for slots in (*[(*node.inputs, *node.outputs) for node in live], inputs, outputs):
         for slot in slots:
-            if slot is not None and slot.name not in tensors:
-                tensors[slot.name] = slot.info
+            if slot is not None and (name := slot.name) not in tensors:
+                tensors[name] = TensorInfo(name, slot.dtype, slot.shape, slot.role)
                 if slot.value is not None and (value := _short_integers(slot)) is not None:
-                    integers[slot.name] = value
+                    integers[name] = value
     quantised = _quantised_products(live)
     operators = tuple([_operator(node, tensors, quantised.get(index)) for index, node in enumerate(live)])
     ends = tuple(tensors[slot.name] for slot in outputs)
@@ -297,7 +309,9 @@ def _quantised_products(nodes: Sequence[Node]) -> dict[int, str]:
 
 def _operator(node: Node, tensors: Mapping[str, TensorInfo], precision: str | None) -> Operator:
     cost, repeats = _cost(node, tensors), node.repeats
-    largest = repeats * max(cost.macs, cost.bytes_read, cost.bytes_written, 1)
+    macs, bytes_read = cost.macs * repeats, cost.bytes_read * repeats
+    bytes_written = cost.bytes_written * repeats
+    largest = max(macs, bytes_read, bytes_written, repeats)
     if largest > MAX_OPERATOR_COST:
         raise GraphRejected(
             f"operator {node.full_kind} ({node.name!r}) takes {largest} steps for one inference, at most "
@@ -311,9 +325,9 @@ def _operator(node: Node, tensors: Mapping[str, TensorInfo], precision: str | No
         node.attributes,
         tuple(["" if slot is None else slot.name for slot in node.inputs]),
         tuple(["" if slot is None else slot.name for slot in node.outputs]),
-        cost.macs * repeats,
-        cost.bytes_read * repeats,
-        cost.bytes_written * repeats,
+        macs,
+        bytes_read,
+        bytes_written,
         cost.parameters,
         precision or cost.precision,
         repeats,
@@ -324,12 +338,18 @@ def _cost(node: Node, tensors: Mapping[str, TensorInfo]) -> Cost:
     """The cost of one execution, worked out once for nodes that are alike."""
     question: tuple[object, ...] | None = None
     if node.key is not None and len(node.inputs) <= _MAX_REMEMBERED_INPUTS:
-        asked: list[object] = [node.key, len(node.inputs)]
-        for slot in node.inputs:
-            # A tensor that is read twice counts once: which it is tells its place among the inputs.
-            asked += (None,) if slot is None else (slot.dtype, slot.shape, slot.role, node.inputs.index(slot))
+        inputs_read = node.inputs
+        asked: list[object] = [node.key, len(inputs_read)]
+        for slot in inputs_read:
+            if slot is None:
+                asked.append(None)
+            else:  # a tensor that is read twice counts once: which it is tells its place among the inputs
+                asked += (slot.dtype, slot.shape, slot.role, inputs_read.index(slot))
         for slot in node.outputs:
-            asked += (None,) if slot is None else (slot.dtype, slot.shape)
+            if slot is None:
+                asked.append(None)
+            else:
+                asked += (slot.dtype, slot.shape)
         question = tuple(asked)
         known = _remembered.get(question)
         if known is not None:

@@ -31,6 +31,7 @@ _CODE_BY_DTYPE = {dtype: code for code, dtype in _DTYPE_BY_CODE.items()}
 _FIELDS = {"float32": "float_data", "int64": "int64_data", "int32": "int32_data", "float64": "double_data"}
 _RAW_DTYPES = {dtype: np.dtype(dtype).newbyteorder("<") for dtype in CARRIED_DTYPES}
 
+_EXTERNAL = TensorProto.EXTERNAL  # protobuf takes long to look a name up
 _MAX_REMEMBERED = 8192
 WITHIN_BOUNDS: set[tuple[str, tuple[int, ...]]] = set()  # dtypes and shapes that have been checked
 
@@ -95,16 +96,19 @@ def checked_shape(shape: Sequence[int], dtype: str, where: str) -> tuple[int, ..
 
 def refuse_external(tensor: onnx.TensorProto, name: str) -> None:
     """Raise `GraphRejected` for a tensor whose data are in another file: onnx would go and open it."""
-    if tensor.data_location == TensorProto.EXTERNAL or len(tensor.external_data):
+    if tensor.data_location == _EXTERNAL or tensor.external_data:
         raise GraphRejected(
             f"tensor {name!r} keeps its data in another file; save the model with its weights inside",
             GraphCode.EXTERNAL_DATA,
         )
 
 
-def stored_tensor(tensor: onnx.TensorProto, name: str) -> tuple[str, tuple[int, ...], Array | None]:
+def stored_tensor(
+    tensor: onnx.TensorProto, name: str, cut_bytes: int = 0
+) -> tuple[str, tuple[int, ...], Array | None]:
     """Dtype, shape and value of a stored tensor; the value is read only where it may decide about a shape.
-    Raises `GraphRejected`.
+    `cut_bytes`: of its raw data, where they have been cut out. Raises `GraphRejected`, also where so many are
+    not exactly what the shape needs.
     """
     refuse_external(tensor, name)
     shape = tuple(tensor.dims[:])
@@ -116,11 +120,14 @@ def stored_tensor(tensor: onnx.TensorProto, name: str) -> tuple[str, tuple[int, 
     if (dtype, shape) not in WITHIN_BOUNDS:
         checked_shape(shape, dtype, f"tensor {name!r}")
     elements = math.prod(shape)
-    if not tensor.HasField("raw_data"):
+    has_raw = tensor.HasField("raw_data")
+    if not has_raw and not cut_bytes:
         return dtype, shape, _value_of(tensor, dtype, elements, name)
-    raw = tensor.raw_data
     size_bytes = -(-elements * bits_of(dtype) // 8)
-    if len(raw) < size_bytes:
+    if cut_bytes == size_bytes and not has_raw:
+        return dtype, shape, None
+    raw = tensor.raw_data
+    if len(raw) < size_bytes or cut_bytes:
         raise GraphRejected(
             f"tensor {name!r} of shape {list(shape)} needs {size_bytes} bytes and holds fewer: "
             "the file is cut off or damaged",

@@ -57,10 +57,10 @@ def output_types(
     Outputs that have no name are typed too, as far as inference goes: the list may be longer or shorter
     than the node's.
     """
-    full_kind = node.full_kind
     plain = plain_outputs(node, inputs, opsets.get("", 0))
     if plain is not None:
         return plain, False
+    full_kind = node.full_kind
     ruled = _by_rule(node, contrib_outputs, inputs) if has_rule(full_kind) else None
     if ruled is not None:
         return ruled, False

@@ -109,9 +109,9 @@ class Walk:
         # Before IR version 4 every initializer had to be listed as an input, which said nothing about
         # replacing it.
         listed = set(graph.inputs) if self.ir_version >= 4 else set[str]()
-        for name, tensor in graph.tensors:
+        for place, (name, tensor) in enumerate(graph.tensors):
             role: Role = "overridable" if name in listed else "constant"
-            dtype, shape, value = stored_tensor(tensor, prefix + name)
+            dtype, shape, value = stored_tensor(tensor, prefix + name, graph.cut_bytes.get(place, 0))
             scope[name] = self._checked(dtype, shape, prefix + name, role, value)
         for name, sparse in graph.sparse:
             scope[name] = self._sparse(sparse, prefix + name)
@@ -155,13 +155,11 @@ class Walk:
         kind: str | None = None,
     ) -> None:
         """Append an operator that runs. Raises `GraphRejected` for a kind without a known cost."""
-        if kind is None and node.full_kind not in KINDS:
-            raise rejected(node, "has no known cost; replace or remove it")
-        self.nodes.append(
-            made(
-                node, kind or node.op_type, attributes, inputs=inputs, outputs=outputs, repeats=self._repeats
-            )
-        )
+        if kind is None:
+            if node.full_kind not in KINDS:
+                raise rejected(node, "has no known cost; replace or remove it")
+            kind = node.op_type
+        self.nodes.append(made(node, kind, attributes, inputs=inputs, outputs=outputs, repeats=self._repeats))
 
     def note(self, note: str) -> None:
         """Tell the user something, once."""

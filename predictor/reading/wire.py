@@ -28,7 +28,7 @@ _MAX_DEPTH = 100  # protobuf refuses more
 _WHOLE_BYTES = 1 << 11  # a message up to here is not looked into at first
 _MOST_PER_BYTE = 100  # bytes in memory
 
-_VARINT, _EIGHT, _LENGTH, _FOUR = 0, 1, 2, 5
+_VARINT, _EIGHT, LENGTH, _FOUR = 0, 1, 2, 5
 
 
 @dataclass(slots=True, eq=False)
@@ -70,16 +70,16 @@ def _parsed_size(data: bytes, *, is_exact: bool) -> tuple[int, int, int]:
             tag = data[at]
             at += 1
             if tag >= 0x80:
-                tag, at = _varint(data, at - 1, end)
+                tag, at = varint(data, at - 1, end)
             number, wire = tag >> 3, tag & 7
-            if wire != _LENGTH:
-                at = _after_number(data, at, end, wire)
+            if wire != LENGTH:
+                at = after_number(data, at, end, wire)
                 numbers += _NUMBER_BYTES
                 continue
-            length, at = _varint(data, at, end)
+            length, at = varint(data, at, end)
             begin, at = at, at + length
             if at > end:
-                raise _cut_off()
+                raise cut_off()
             inner = message.messages.get(number)
             if inner is None:
                 structure += _TEXT_BYTES + length if number in message.texts else 0
@@ -94,22 +94,23 @@ def _parsed_size(data: bytes, *, is_exact: bool) -> tuple[int, int, int]:
             if structure + guessed > MAX_STRUCTURE_BYTES or numbers > MAX_NUMBER_BYTES:
                 return structure, guessed, numbers
             if len(outer) > _MAX_DEPTH:
-                raise _cut_off()
+                raise cut_off()
         if not outer:
             return structure, guessed, numbers
         message, at, end = outer.pop()
 
 
-def _after_number(data: bytes, at: int, end: int, wire: int) -> int:
+def after_number(data: bytes, at: int, end: int, wire: int) -> int:
+    """Where a number of this wire type ends. Raises `GraphRejected` where it is none, or cut off."""
     if wire == _VARINT:
-        return _varint(data, at, end)[1]
+        return varint(data, at, end)[1]
     if wire not in (_FOUR, _EIGHT):
-        raise _cut_off()
+        raise cut_off()
     return at + (4 if wire == _FOUR else 8)
 
 
-def _varint(data: bytes, at: int, end: int) -> tuple[int, int]:
-    """A number, and where it ends."""
+def varint(data: bytes, at: int, end: int) -> tuple[int, int]:
+    """A number, and where it ends. Raises `GraphRejected` where it is cut off."""
     value = shift = 0
     while at < end and shift < 70:
         byte = data[at]
@@ -118,10 +119,11 @@ def _varint(data: bytes, at: int, end: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, at
         shift += 7
-    raise _cut_off()
+    raise cut_off()
 
 
-def _cut_off() -> GraphRejected:
+def cut_off() -> GraphRejected:
+    """The refusal of a message that ends too early."""
     return GraphRejected("these bytes are not an ONNX file, or it is cut off", GraphCode.MALFORMED)
 
 
