@@ -47,7 +47,8 @@ class NominalTimes:
 
 
 def nominal_times(table: KernelTable, machine: Machine, *, has_generic_paths: bool = True) -> NominalTimes:
-    """All positive for kernels that compute; views and the call have launches only.
+    """All positive for kernels that compute; views and the call have launches only, unless a change of shape
+    is work to the engine.
 
     `has_generic_paths`: convolutions whose channels do not fill vectors take a slower path, as in libraries
     that lay channels out in vectors. Half of all runtimes do not have this step, so what is learned of them
@@ -60,7 +61,8 @@ def nominal_times(table: KernelTable, machine: Machine, *, has_generic_paths: bo
     arithmetic += amounts[:, Amount.WORK] / machine.work_per_s
     arithmetic += _scalar_cycles(table, machine) / machine.cycles_per_s
     memory = _memory_s(table, machine)
-    own = np.where(is_idle, 0.0, arithmetic + memory + _conversion_s(table, machine))
+    reshaped = machine.habits.regroup_cycles * amounts[:, Amount.REGROUPED] / machine.cycles_per_s
+    own = np.where(is_idle, reshaped, arithmetic + memory + _conversion_s(table, machine))
     launch = np.where(is_idle, machine.view_s, machine.launch_s) * launches
     launch = np.where(is_call, machine.call_s, launch)
     return NominalTimes(own=1e3 * own, launch=1e3 * launch, arithmetic=1e3 * arithmetic, memory=1e3 * memory)

@@ -9,9 +9,9 @@ from predictor.families.encode import encode
 from predictor.families.layers import Net
 from predictor.families.style import style_of
 from predictor.kernel_costs.nominal import nominal_times
-from predictor.kernel_costs.table import Amount, KernelTable, View, table_of
+from predictor.kernel_costs.table import CLASSES, Amount, KernelTable, View, table_of
 from predictor.reading.reader import read_graph
-from predictor.roofline import machine_of
+from predictor.roofline import KernelClass, machine_of
 from tests.predictor.synthetic_target import HARDWARE, RUNTIME
 
 NCNN = RUNTIME.model_copy(update={"engine": "ncnn"})
@@ -68,3 +68,25 @@ def test_only_a_runtime_that_regroups_pays_for_it(runtime: Runtime, is_slower: b
         nominal_times(drawn(1, 64, 16, is_normed=is_told), machine).own.max() for is_told in (True, False)
     )
     assert bool(untold > 5 * told) is is_slower
+
+
+def windowed(*window: int) -> KernelTable:
+    """Rows of a model with batch 1, laid out as `window` says, normed there, and put back."""
+    net = Net("windows", style_of("windows", least_opset=17))
+    x = net.input("x", 1, 64, 16)
+    net.outputs.append(net.reshape(net.layer_norm(net.reshape(x, window)), (1, 64, 16)))
+    return table_of(read_graph(encode(net), dict(net.input_shapes())), View.FUSED)
+
+
+@pytest.mark.parametrize(
+    ("window", "elements"),
+    [((4, 16, 16), 2 * 1024), ((1, 32, 32), 0), ((64, 16), 0), ((4, 4, 4, 16), 0)],
+    ids=["windows", "same-batch", "matrix", "grid"],
+)
+def test_rows_that_get_another_batch_are_moved_one_by_one(window: tuple[int, ...], elements: int) -> None:
+    table = windowed(*window)
+    assert table.amounts[:, Amount.REGROUPED].sum() == pytest.approx(0.6 * elements)
+    for runtime, is_work in ((RUNTIME, False), (NCNN, elements > 0)):
+        times = nominal_times(table, machine_of(runtime, HARDWARE))
+        is_view = table.classes == CLASSES.index(KernelClass.LAUNCH)
+        assert bool((times.own[is_view] > 0).any()) is is_work
