@@ -79,6 +79,9 @@ class Habits(NamedTuple):
     # products in float16.
     flat_deconv_cycles: float = 0.0
     half_mac_cycles: float = 0.0
+    half_aliasing: float = 1.0  # so much longer, of convolutions whose images alias in a cache
+    lstm_weight_cycles: float = 0.0  # of a weight of an LSTM that is packed anew in every run
+    step_launches: float = 1.0  # of a step of a recurrent layer
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,8 +137,15 @@ _HABITS = {
     "mnn": Habits(widest_lanes=8, winograd_growth=4.0),
     "ncnn": Habits(widest_lanes=12, regroup_cycles=320.0, winograd_growth=4.0, flat_deconv_cycles=2.0),
     # It multiplies matrices by MKL, which has vectors of 256 bits for AMD and does not fill them as it does
-    # Intel's; and one by one in float16 where the processor has no instructions for it.
-    "torch": Habits(amd_product_lanes=6.5, half_mac_cycles=2.2),
+    # Intel's; and one by one in float16 where the processor has no instructions for it. A step of a recurrent
+    # layer is some calls of its own. Single layers, on four processors.
+    "torch": Habits(
+        amd_product_lanes=6.5,
+        half_mac_cycles=2.2,
+        half_aliasing=4.0,
+        lstm_weight_cycles=2.3,
+        step_launches=75.0,
+    ),  # fmt: skip
 }
 # From the processor to the accelerator, and of views, seconds. Called from Python, a kernel waits for the
 # interpreter; a recorded graph has no views left.

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from predictor.kernel_costs.table import CLASSES, PRECISIONS, Amount, Flag, KernelTable
+from predictor.kernel_costs.table import CLASSES, KIND_NAMES, PRECISIONS, Amount, Flag, KernelTable
 from predictor.kernel_costs.weight_traffic import weight_traffic
 from predictor.roofline import EFFICIENCY, KernelClass, Machine
 
@@ -26,6 +26,10 @@ _HALF = PRECISIONS.index("float16")
 _PRODUCTS = np.array([kind in EFFICIENCY and kind is not KernelClass.RECURRENT for kind in CLASSES])
 _EFFICIENCIES = np.array([EFFICIENCY.get(kind, 0.5) for kind in CLASSES])
 _MATRIX = [CLASSES.index(kind) for kind in (KernelClass.GEMM, KernelClass.GEMV, KernelClass.RECURRENT)]
+_RECURRENT, _CONV = CLASSES.index(KernelClass.RECURRENT), CLASSES.index(KernelClass.CONV)
+_LSTM = KIND_NAMES.index("LSTM")
+_FLOAT_BYTES = 4.0
+_ALIASED_ROWS = 1024.0  # places of an image: then its channels lie on the same lines of a cache near the core
 _INT8 = [CLASSES.index(kind) for kind in (KernelClass.INT8, KernelClass.DYNAMIC_INT8)]
 
 
@@ -64,6 +68,7 @@ def nominal_times(table: KernelTable, machine: Machine, *, has_generic_paths: bo
     reshaped = machine.habits.regroup_cycles * amounts[:, Amount.REGROUPED] / machine.cycles_per_s
     own = np.where(is_idle, reshaped, arithmetic + memory + _conversion_s(table, machine))
     launch = np.where(is_idle, machine.view_s, machine.launch_s) * launches
+    launch = np.where(table.classes == _RECURRENT, machine.habits.step_launches * launch, launch)
     launch = np.where(is_call, machine.call_s, launch)
     return NominalTimes(own=1e3 * own, launch=1e3 * launch, arithmetic=1e3 * arithmetic, memory=1e3 * memory)
 
@@ -77,7 +82,12 @@ def _scalar_cycles(table: KernelTable, machine: Machine) -> Floats:
         cycles += habits.flat_deconv_cycles * np.where(is_flat, macs, 0.0)
     if habits.half_mac_cycles:
         is_half = (table.precisions == _HALF) & _PRODUCTS[table.classes]
-        cycles += habits.half_mac_cycles * np.where(is_half, macs, 0.0)
+        is_aliased = (table.classes == _CONV) & (amounts[:, Amount.ROWS] % _ALIASED_ROWS == 0)
+        longer = np.where(is_aliased, habits.half_aliasing, 1.0)
+        cycles += habits.half_mac_cycles * np.where(is_half, longer * macs, 0.0)
+    if habits.lstm_weight_cycles:
+        weights = amounts[:, Amount.WEIGHT_BYTES] / _FLOAT_BYTES
+        cycles += habits.lstm_weight_cycles * np.where(table.kinds == _LSTM, weights, 0.0)
     return cycles
 
 

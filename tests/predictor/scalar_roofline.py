@@ -22,13 +22,19 @@ def times_ms(kernel: Kernel, machine: Machine, graph_weight_bytes: float) -> dic
     kind = class_of(kernel)
     is_idle = kernel.family in (Family.VIEW, Family.CONTROL)
     launch_s = (machine.view_s if is_idle else machine.launch_s) * kernel.launches
+    if kind is KernelClass.RECURRENT:
+        launch_s *= machine.habits.step_launches
     times = {KernelClass.LAUNCH: 1e3 * launch_s}
     if is_idle:
         return times
     arithmetic_s = _arithmetic_s(kernel, kind, machine)
     arithmetic_s += kernel.work / machine.work_per_s + kernel.scalar_cycles / machine.cycles_per_s
     if kernel.precision in _SHORT_FLOATS and kind in EFFICIENCY and kind is not KernelClass.RECURRENT:
-        arithmetic_s += machine.habits.half_mac_cycles * kernel.macs / machine.cycles_per_s
+        is_aliased = kind is KernelClass.CONV and kernel.rows % 1024 == 0
+        longer = machine.habits.half_aliasing if is_aliased else 1.0
+        arithmetic_s += longer * machine.habits.half_mac_cycles * kernel.macs / machine.cycles_per_s
+    if kernel.anchor.kind == "LSTM":
+        arithmetic_s += machine.habits.lstm_weight_cycles * kernel.weight_bytes / 4 / machine.cycles_per_s
     times[kind] = 1e3 * (arithmetic_s + _memory_s(kernel, machine, graph_weight_bytes))
     if kernel.precision in _SHORT_FLOATS and not machine.has_short_floats:
         elements = (kernel.bytes_moved - kernel.weight_bytes) / 2
