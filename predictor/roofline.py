@@ -145,7 +145,7 @@ _HABITS = {
         half_aliasing=4.0,
         lstm_weight_cycles=2.3,
         step_launches=75.0,
-    ),  # fmt: skip
+    ),
 }
 # From the processor to the accelerator, and of views, seconds. Called from Python, a kernel waits for the
 # interpreter; a recorded graph has no views left.
