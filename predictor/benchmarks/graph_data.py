@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from predictor.benchmarks.errors import TableRejected
-from predictor.benchmarks.graph_method import PUBLISHED, REFERENCE, GraphData, device_of
+from predictor.benchmarks.graph_method import PUBLISHED, REFERENCE, Floats, GraphData, device_of
 from predictor.campaign.dataset import Row, read_dataset
 from predictor.campaign.models import Built, model_builders
 from predictor.checkpoint import TargetFacts
@@ -130,8 +130,15 @@ def _tabulated(rows: Sequence[Row], graphs: Mapping[str, ModelGraph]) -> GraphDa
         ),
         latency_ms=latency_ms,
         profiles={(row.name, row.target_key): row.layers for row in rows if row.layers is not None},
+        again=_again(logs, of_name),
     )
     return data.columns(enough)
+
+
+def _again(logs: Mapping[tuple[str, str], Sequence[float]], of_name: Mapping[str, Row]) -> Floats:
+    whole = {name for name, row in of_name.items() if not row.is_sweep and row.family != REFERENCE}
+    found = [values[1] - values[0] for (name, _), values in logs.items() if name in whole and len(values) > 1]
+    return np.array(found, dtype=np.float64)
 
 
 def digest_of(data: GraphData) -> str:

@@ -38,7 +38,8 @@ def device_of(target_key: str) -> str:
 class GraphData:
     """G models on T targets. `names`, `families`, `precisions` (G,) of strings, `is_sweep` (G,);
     `latency_ms` (G, T), NaN where not measured or not granted. `profiles`: of the layers, by name of the
-    model and key of the target, where a runtime told them.
+    model and key of the target, where a runtime told them. `again`: for each whole model that was measured
+    more than once on a target, log(second / first).
     """
 
     names: NDArray[np.str_]
@@ -49,6 +50,7 @@ class GraphData:
     targets: tuple[TargetFacts, ...]
     latency_ms: Floats
     profiles: Mapping[tuple[str, str], LayerProfile] = field(default_factory=dict)
+    again: Floats = field(default_factory=lambda: np.zeros(0))
 
     def __len__(self) -> int:
         return len(self.graphs)

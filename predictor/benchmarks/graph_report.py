@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from statistics import fmean, pstdev
 
@@ -31,7 +31,8 @@ _NAME, _CELL = 16, 10
 @dataclass(frozen=True, slots=True)
 class MethodScores:
     """One run of a method in one way of leaving out: over everything, by target, by family; ratios between
-    targets; signs of precisions; real models by target, and those far off that nobody was warned of.
+    targets; signs of precisions; real models by target, and those far off that nobody was warned of. `parts`:
+    the same over the targets of each provider, where there are several.
     """
 
     overall: GraphScores | None
@@ -46,6 +47,7 @@ class MethodScores:
     adapt_s: float
     samples: float
     device_ms: float
+    parts: Mapping[str, MethodScores] = field(default_factory=dict)
 
 
 Results = Mapping[GraphSplit, SplitResult]
@@ -53,6 +55,22 @@ Results = Mapping[GraphSplit, SplitResult]
 
 def method_scores(results: Results, task: GraphTask) -> MethodScores:
     """Everything that is told of one run of a method."""
+    providers = sorted({target.runtime.provider for target in task.data.targets})
+    parts = {provider: _scores(_on(results, task, provider), task) for provider in providers}
+    found = {provider: scores for provider, scores in parts.items() if scores.overall is not None}
+    return replace(_scores(results, task), parts=found if len(found) > 1 else {})
+
+
+def _on(results: Results, task: GraphTask, provider: str) -> Results:
+    """What was said of the targets of one provider."""
+    own = {target.key for target in task.data.targets if target.runtime.provider == provider}
+    return {
+        split: replace(result, targets=tuple(one for one in result.targets if one.target_key in own))
+        for split, result in results.items()
+    }
+
+
+def _scores(results: Results, task: GraphTask) -> MethodScores:
     found = [one for split, result in results.items() if split.fold != ALL for one in result.targets]
     said = said_of(found, task.data)
     real = _real(results, task)
@@ -129,7 +147,19 @@ def _counts(task: GraphTask) -> dict[str, object]:
         "folds": task.folds,
         "latencies": int(np.isfinite(data.latency_ms).sum()),
         "published": 0 if task.published is None else len(task.published),
+        "again": _again(data),
     }
+
+
+def _again(data: GraphData) -> dict[str, float]:
+    """How far two measurements of one model on one target are apart: below that, nothing can be told."""
+    if not len(data.again):
+        return {}
+    apart = np.abs(np.expm1(data.again))
+    return {
+        "pairs": len(apart), "median": float(np.median(apart)),
+        "within10": float(np.mean(apart <= 0.1)), "within25": float(np.mean(apart <= 0.25)),
+    }  # fmt: skip
 
 
 def graph_lines(task: GraphTask, runs: ByRun) -> Iterator[str]:
@@ -139,6 +169,11 @@ def graph_lines(task: GraphTask, runs: ByRun) -> Iterator[str]:
         f"{len(task.data.targets)} targets, {counts['models']} models of {counts['families']} families, "
         f"{counts['sweeps']} single operators, {counts['published']} real models"
     )
+    if again := _again(task.data):
+        yield (
+            f"measured again, {again['pairs']} times: {100 * again['median']:.1f} % apart in the median, "
+            f"{100 * again['within10']:.1f} % within 10 %, {100 * again['within25']:.1f} % within 25 %"
+        )
     for kind, by_method in runs.items():
         yield from ("", f"left out: one {kind} at a time, and a fold of families", "")
         yield from _overall(by_method)
@@ -182,6 +217,11 @@ def _overall(by_method: Mapping[str, MethodScores]) -> Iterator[str]:
         if len(runs) > 1:
             cells = [_spread([figure(one) for one in runs]) for figure in _COLUMNS.values()]
             yield _row(f"  +- {len(runs)} seeds", cells)
+        for provider in runs[0].parts:
+            parts = [one.parts[provider] for one in runs]
+            yield _row(
+                f"  on {provider}", [_cell([figure(one) for one in parts]) for figure in _COLUMNS.values()]
+            )
 
 
 def _grouped(by_method: Mapping[str, MethodScores]) -> dict[str, list[MethodScores]]:

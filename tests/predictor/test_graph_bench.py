@@ -350,6 +350,31 @@ def test_a_report_has_every_part(tmp_path: Path) -> None:
         assert part in text
 
 
+def test_a_report_tells_processors_from_accelerators_and_how_well_measurements_repeat(tmp_path: Path) -> None:
+    job = task()
+    *others, last = job.data.targets
+    gpu = last.model_copy(update={"runtime": last.runtime.model_copy(update={"provider": "cuda"})})
+    again = np.log([1.0, 1.2, 0.95, 1.05])
+    job = replace(job, data=replace(job.data, targets=(*others, gpu), again=again))
+    method = make_graph_methods("graph-flops", seeds=1, cache=cache())[0]
+    splits = splits_of(job.data, ["target"], folds=[0])
+    scores = method_scores({split: run_stored(method, job, split, folder=tmp_path) for split in splits}, job)
+    assert list(scores.parts) == ["cpu", "cuda"]
+    pairs = [part.overall.pairs for part in scores.parts.values() if part.overall is not None]
+    assert scores.overall is not None
+    assert pairs == [scores.overall.pairs * 3 // 4, scores.overall.pairs // 4]
+    assert list(scores.parts["cuda"].by_target) == [gpu.key]
+    text = "\n".join(graph_lines(job, {"target": {"graph-flops": scores}}))
+    for part in (
+        "on cpu",
+        "on cuda",
+        "measured again, 4 times: 5.0 % apart in the median, 75.0 % within 10 %",
+    ):
+        assert part in text
+    document = graph_document(job, {"target": {"graph-flops": scores}})
+    assert json.loads(json.dumps(document))["data"]["again"]["within25"] == 1.0
+
+
 def test_unknown_and_impossible_splits_are_refused() -> None:
     data = fleet()
     with pytest.raises(TaskRejected, match="no target's key contains 'tpu'"):

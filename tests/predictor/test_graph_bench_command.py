@@ -99,6 +99,7 @@ def test_passes_are_merged_and_stale_rows_dropped(tmp_path: Path) -> None:
     columns = [keys.index(target.key) for target in few.targets]
     np.testing.assert_allclose(read.latency_ms[np.ix_(order, columns)], few.latency_ms[:7])
     assert [read.graphs[row].digest for row in order] == [graph.digest for graph in few.graphs[:7]]
+    assert len(read.again) == few.is_whole[:7].sum() * len(few.targets) > 0  # two passes of each
     with pytest.raises(TableRejected, match="no row of the dataset is of a model that can be built"):
         load_graph_data(write(tmp_path / "none.parquet", spoilt[-8:]), report=heard.append)
 
