@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
+from itertools import chain
 
 from predictor.graph import ModelGraph
 from predictor.kernel_making import Kernel
@@ -30,6 +31,7 @@ _TELLING = frozenset(
 )  # fmt: skip
 _PACKED_ROWS = 4  # and their multiples lie beside each other
 _ROWS_RANK = 3  # batch, rows, columns
+_ORDERING = frozenset(("Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Split", "Gather"))
 _RESHAPED = 0.6  # of what an element of a product's result takes
 
 
@@ -39,9 +41,11 @@ def regrouped_of(kernels: Sequence[Kernel], graph: ModelGraph) -> list[float]:
     """
     found = [0.0] * (len(kernels) + 1)
     batches = {tensor.shape[0] for tensor in graph.inputs if tensor.shape}
-    for place, kernel in enumerate(kernels):
-        if kernel.anchor.kind == "Reshape":
-            found[place] = _RESHAPED * kernel.launches * _rebatched(kernel, graph, batches)
+    reshapes = [place for place, kernel in enumerate(kernels) if kernel.anchor.kind == "Reshape"]
+    computed = _computed(kernels) if reshapes else frozenset()
+    for place in reshapes:
+        elements = _rebatched(kernels[place], graph, batches, computed)
+        found[place] = _RESHAPED * kernels[place].launches * elements
     products = [
         place
         for place, kernel in enumerate(kernels)
@@ -62,12 +66,26 @@ def regrouped_of(kernels: Sequence[Kernel], graph: ModelGraph) -> list[float]:
     return found
 
 
-def _rebatched(kernel: Kernel, graph: ModelGraph, batches: AbstractSet[int]) -> float:
-    """Elements of rows that a change of shape gives another batch than the model's, or that had one."""
-    read, written = (
-        graph.tensors[name].shape for name in (kernel.anchor.inputs[0], kernel.anchor.outputs[0])
-    )
+def _computed(kernels: Sequence[Kernel]) -> frozenset[str]:
+    """What kernels read or write that do more than change shapes and orders."""
+    members = [
+        member for kernel in kernels if kernel.anchor.kind not in _ORDERING for member in kernel.members
+    ]
+    return frozenset(name for member in members for name in (*member.inputs, *member.outputs))
+
+
+def _rebatched(
+    kernel: Kernel, graph: ModelGraph, batches: AbstractSet[int], computed: AbstractSet[str]
+) -> float:
+    """Elements of rows that a change of shape gives another batch than the model's, or that had one, where
+    something is computed of them there.
+    """
+    read = graph.tensors[kernel.anchor.inputs[0]].shape
+    written = graph.tensors[kernel.anchor.outputs[0]].shape
     if not read or not written or (read[0] in batches) is (written[0] in batches):
         return 0.0
-    rows = read if written[0] in batches else written
-    return float(math.prod(rows)) if len(rows) == _ROWS_RANK else 0.0
+    is_back = written[0] in batches
+    rows = read if is_back else written
+    ends = (member.inputs if is_back else member.outputs for member in kernel.members)
+    is_used = not computed.isdisjoint(chain.from_iterable(ends))
+    return float(math.prod(rows)) if len(rows) == _ROWS_RANK and is_used else 0.0

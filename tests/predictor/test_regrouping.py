@@ -70,21 +70,29 @@ def test_only_a_runtime_that_regroups_pays_for_it(runtime: Runtime, is_slower: b
     assert bool(untold > 5 * told) is is_slower
 
 
-def windowed(*window: int) -> KernelTable:
-    """Rows of a model with batch 1, laid out as `window` says, normed there, and put back."""
+def windowed(*window: int, is_computed: bool = True) -> KernelTable:
+    """Rows of a model with batch 1, laid out as `window` says, normed there or put in another order, and put
+    back.
+    """
     net = Net("windows", style_of("windows", least_opset=17))
-    x = net.input("x", 1, 64, 16)
-    net.outputs.append(net.reshape(net.layer_norm(net.reshape(x, window)), (1, 64, 16)))
+    x = net.reshape(net.input("x", 1, 64, 16), window)
+    x = net.layer_norm(x) if is_computed else net.transpose(x, 1, 0, *range(2, len(window)))
+    net.outputs.append(net.act(net.reshape(x, (1, 64, 16)), "Relu"))
     return table_of(read_graph(encode(net), dict(net.input_shapes())), View.FUSED)
 
 
 @pytest.mark.parametrize(
-    ("window", "elements"),
-    [((4, 16, 16), 2 * 1024), ((1, 32, 32), 0), ((64, 16), 0), ((4, 4, 4, 16), 0)],
-    ids=["windows", "same-batch", "matrix", "grid"],
+    ("table", "elements"),
+    [
+        (windowed(4, 16, 16), 2 * 1024),
+        (windowed(1, 32, 32), 0),
+        (windowed(64, 16), 0),
+        (windowed(4, 4, 4, 16), 0),
+        (windowed(32, 2, 16, is_computed=False), 0),
+    ],
+    ids=["windows", "same-batch", "matrix", "grid", "shuffle"],
 )
-def test_rows_that_get_another_batch_are_moved_one_by_one(window: tuple[int, ...], elements: int) -> None:
-    table = windowed(*window)
+def test_rows_that_get_another_batch_are_moved_one_by_one(table: KernelTable, elements: int) -> None:
     assert table.amounts[:, Amount.REGROUPED].sum() == pytest.approx(0.6 * elements)
     for runtime, is_work in ((RUNTIME, False), (NCNN, elements > 0)):
         times = nominal_times(table, machine_of(runtime, HARDWARE))
