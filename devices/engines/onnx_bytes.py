@@ -26,7 +26,7 @@ def without_weights_among_inputs(model: bytes) -> bytes:
     for number, whole, value in _fields(model):
         if number == GRAPH_OF_MODEL and value is not None:
             graph = _graph_without(value)
-            parts += [_tag(number), _varint(len(graph)), graph]
+            parts += [_tag(number), as_varint(len(graph)), graph]
         else:
             parts.append(whole)
     return b"".join(parts)
@@ -84,7 +84,8 @@ def _read_varint(data: memoryview, at: int) -> tuple[int, int]:
     raise ModelRejected(f"the file is no ONNX model: it ends within a number, at byte {at}")
 
 
-def _varint(value: int) -> bytearray:
+def as_varint(value: int) -> bytearray:
+    """A number as protocol buffers write it: seven bits a byte, least significant first."""
     found = bytearray()
     while value >= 0x80:
         found.append(value & 0x7F | 0x80)
@@ -94,4 +95,4 @@ def _varint(value: int) -> bytearray:
 
 
 def _tag(number: int) -> bytearray:
-    return _varint(number << 3 | BYTES)
+    return as_varint(number << 3 | BYTES)

@@ -55,10 +55,11 @@ Results = Mapping[GraphSplit, SplitResult]
 
 def method_scores(results: Results, task: GraphTask) -> MethodScores:
     """Everything that is told of one run of a method."""
-    providers = sorted({target.runtime.provider for target in task.data.targets})
-    parts = {provider: _scores(_on(results, task, provider), task) for provider in providers}
-    found = {provider: scores for provider, scores in parts.items() if scores.overall is not None}
-    return replace(_scores(results, task), parts=found if len(found) > 1 else {})
+    whole = _scores(results, task)
+    judged = {target.runtime.provider for target in task.data.targets if target.key in whole.by_target}
+    if len(judged) < 2:
+        return whole
+    return replace(whole, parts={one: _scores(_on(results, task, one), task) for one in sorted(judged)})
 
 
 def _on(results: Results, task: GraphTask, provider: str) -> Results:
@@ -213,15 +214,15 @@ def _overall(by_method: Mapping[str, MethodScores]) -> Iterator[str]:
     """A row per method, and the spread over seeds where there are several."""
     yield _row("all", list(_COLUMNS))
     for key, runs in _grouped(by_method).items():
-        yield _row(key, [_cell([figure(one) for one in runs]) for figure in _COLUMNS.values()])
+        yield _figures(key, runs, _cell)
         if len(runs) > 1:
-            cells = [_spread([figure(one) for one in runs]) for figure in _COLUMNS.values()]
-            yield _row(f"  +- {len(runs)} seeds", cells)
+            yield _figures(f"  +- {len(runs)} seeds", runs, _spread)
         for provider in runs[0].parts:
-            parts = [one.parts[provider] for one in runs]
-            yield _row(
-                f"  on {provider}", [_cell([figure(one) for one in parts]) for figure in _COLUMNS.values()]
-            )
+            yield _figures(f"  on {provider}", [one.parts[provider] for one in runs], _cell)
+
+
+def _figures(name: str, runs: Sequence[MethodScores], told: Callable[[Sequence[float | None]], str]) -> str:
+    return _row(name, [told([figure(one) for one in runs]) for figure in _COLUMNS.values()])
 
 
 def _grouped(by_method: Mapping[str, MethodScores]) -> dict[str, list[MethodScores]]:

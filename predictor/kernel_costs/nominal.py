@@ -63,10 +63,10 @@ def nominal_times(table: KernelTable, machine: Machine, *, has_generic_paths: bo
     is_idle = (table.classes == CLASSES.index(KernelClass.LAUNCH)) | is_call
     arithmetic = _arithmetic_s(table, machine, has_generic_paths)
     arithmetic += amounts[:, Amount.WORK] / machine.work_per_s
-    arithmetic += _scalar_cycles(table, machine) / machine.cycles_per_s
+    scalar = _scalar_cycles(table, machine) / machine.cycles_per_s
+    arithmetic += scalar
     memory = _memory_s(table, machine)
-    reshaped = machine.habits.regroup_cycles * amounts[:, Amount.REGROUPED] / machine.cycles_per_s
-    own = np.where(is_idle, reshaped, arithmetic + memory + _conversion_s(table, machine))
+    own = np.where(is_idle, scalar, arithmetic + memory + _conversion_s(table, machine))
     launch = np.where(is_idle, machine.view_s, machine.launch_s) * launches
     launch = np.where(table.classes == _RECURRENT, machine.habits.step_launches * launch, launch)
     launch = np.where(is_call, machine.call_s, launch)

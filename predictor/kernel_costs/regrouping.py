@@ -41,11 +41,15 @@ def regrouped_of(kernels: Sequence[Kernel], graph: ModelGraph) -> list[float]:
     """
     found = [0.0] * (len(kernels) + 1)
     batches = {tensor.shape[0] for tensor in graph.inputs if tensor.shape}
-    reshapes = [place for place, kernel in enumerate(kernels) if kernel.anchor.kind == "Reshape"]
-    computed = _computed(kernels) if reshapes else frozenset()
-    for place in reshapes:
-        elements = _rebatched(kernels[place], graph, batches, computed)
-        found[place] = _RESHAPED * kernels[place].launches * elements
+    moved = {
+        place: rows
+        for place, kernel in enumerate(kernels)
+        if kernel.anchor.kind == "Reshape" and (rows := _rebatched(kernel, graph, batches)) is not None
+    }
+    computed = _computed(kernels) if moved else frozenset()
+    for place, (shape, names) in moved.items():
+        if not computed.isdisjoint(names):
+            found[place] = _RESHAPED * kernels[place].launches * math.prod(shape)
     products = [
         place
         for place, kernel in enumerate(kernels)
@@ -75,17 +79,16 @@ def _computed(kernels: Sequence[Kernel]) -> frozenset[str]:
 
 
 def _rebatched(
-    kernel: Kernel, graph: ModelGraph, batches: AbstractSet[int], computed: AbstractSet[str]
-) -> float:
-    """Elements of rows that a change of shape gives another batch than the model's, or that had one, where
-    something is computed of them there.
+    kernel: Kernel, graph: ModelGraph, batches: AbstractSet[int]
+) -> tuple[tuple[int, ...], frozenset[str]] | None:
+    """Rows that a change of shape gives another batch than the model's, or that had one: their shape, and
+    what they are called on that side. None where it does not.
     """
     read = graph.tensors[kernel.anchor.inputs[0]].shape
     written = graph.tensors[kernel.anchor.outputs[0]].shape
     if not read or not written or (read[0] in batches) is (written[0] in batches):
-        return 0.0
+        return None
     is_back = written[0] in batches
     rows = read if is_back else written
     ends = (member.inputs if is_back else member.outputs for member in kernel.members)
-    is_used = not computed.isdisjoint(chain.from_iterable(ends))
-    return float(math.prod(rows)) if len(rows) == _ROWS_RANK and is_used else 0.0
+    return (rows, frozenset(chain.from_iterable(ends))) if len(rows) == _ROWS_RANK else None

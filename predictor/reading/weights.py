@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import onnx
 
+from devices.engines.onnx_bytes import as_varint
 from predictor.errors import GraphRejected
 from predictor.reading.values import MAX_VALUE_ELEMENTS
 from predictor.reading.wire import LENGTH, after_number, cut_off, varint
@@ -55,7 +56,7 @@ def without_weights(model: bytes) -> Weightless | None:
 def _cut(model: bytes) -> Weightless | None:
     _, graph_start, graph_begin, graph_end = _graph_in(model)
     part_of = memoryview(model)
-    kept: list[bytes | memoryview] = []  # of the graph
+    kept: list[bytearray | memoryview] = []  # of the graph
     cut_bytes: dict[int, int] = {}
     place, at = -1, graph_begin
     for tag, start, begin, end in _fields(model, graph_begin, graph_end, most=_MOST_IN_GRAPH):
@@ -65,13 +66,13 @@ def _cut(model: bytes) -> Weightless | None:
         raw = _only(_RAW_DATA, model, begin, end) if end - begin > _LEAST_BYTES else None
         if raw is not None and raw[3] - raw[2] > _LEAST_BYTES:
             _, raw_start, raw_begin, raw_end = raw
-            length = _as_varint(end - begin - (raw_end - raw_start))
+            length = as_varint(end - begin - (raw_end - raw_start))
             kept += (part_of[at : start + 1], length, part_of[begin:raw_start], part_of[raw_end:end])
             cut_bytes[place], at = raw_end - raw_begin, end
     if sum(cut_bytes.values()) < _LEAST_SHARE * len(model):
         return None
     kept.append(part_of[at:graph_end])
-    length = _as_varint(sum([len(part) for part in kept]))
+    length = as_varint(sum([len(part) for part in kept]))
     return Weightless(b"".join((part_of[: graph_start + 1], length, *kept, part_of[graph_end:])), cut_bytes)
 
 
@@ -116,12 +117,3 @@ def _fields(data: bytes, at: int, end: int, *, most: int) -> Iterator[_Field]:
         if at > end:
             raise cut_off()
         yield tag, start, begin, at
-
-
-def _as_varint(number: int) -> bytes:
-    parts = bytearray()
-    while number >= 0x80:
-        parts.append(number & 0x7F | 0x80)
-        number >>= 7
-    parts.append(number)
-    return bytes(parts)
