@@ -2,7 +2,7 @@
 work.
 
 The meta-learned checkpoint knows what kernels cost on the runtimes of a campaign (its sources). A new target
-is a mixture of these sources, with factors of its own for each class of kernels (`predictor.few_shot`). What
+resembles some of these sources, with factors of its own for classes of kernels (`predictor.few_shot`). What
 the sources took for the reference set is known (`predictor.known_references`). Where other targets have been
 measured (`pool`), each of them is adapted first and becomes one more source.
 """

@@ -26,7 +26,7 @@ from predictor.measurement_file import read_lines
 from predictor.model_files import MANIFEST, ModelLibrary, read_manifest, stated_shapes
 from predictor.predict import LayerShare, Prediction, Predictor
 from predictor.reading.reader import read_graph
-from predictor.reference_set import reference_models
+from predictor.reference_set import reference_candidates, reference_models, stand_ins
 from predictor.resemblance import UNKNOWN_PROCESSOR
 from predictor.terminal import print_card, shape_argument
 
@@ -46,7 +46,7 @@ class _Answer:
 def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add `reference-set`, `adapt` and `predict` to a command line; `HANDLERS` run them."""
     reference = commands.add_parser(
-        "reference-set", help="write the ten models that every new target measures first"
+        "reference-set", help="write the ten models that every new target measures first, and their stand-ins"
     )
     reference.add_argument("--out", type=Path, required=True, metavar="DIR")
     _add_adapt(commands.add_parser("adapt", help="a predictor for a target, from a file of measurements"))
@@ -93,9 +93,9 @@ def run_reference_set(parsed: argparse.Namespace) -> int:
             "sha256": sha256_of(model.model),
             "why": model.why,
         }
-        for model in reference_models()
+        for model in reference_candidates()
     }
-    files = {f"{model.name}.onnx": model.model for model in reference_models()}
+    files = {f"{model.name}.onnx": model.model for model in reference_candidates()}
     files[MANIFEST] = (json.dumps(manifest, indent=2) + "\n").encode()
     folder: Path = parsed.out
     folder.mkdir(parents=True, exist_ok=True)
@@ -106,7 +106,10 @@ def run_reference_set(parsed: argparse.Namespace) -> int:
         (folder / name).write_bytes(content)
     for model in reference_models():
         print(f"{folder / model.name}.onnx  {model.why}")
-    print(f"{folder / MANIFEST}  sizes of the inputs; measure each model, then `laptime-predictor adapt`")
+    print(f"where the runtime refuses some of these {len(reference_models())}, in their place:")
+    for model in stand_ins():
+        print(f"{folder / model.name}.onnx  {model.why}")
+    print(f"{folder / MANIFEST}  sizes of the inputs; measure ten models, then `laptime-predictor adapt`")
     return 0
 
 

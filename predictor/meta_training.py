@@ -29,6 +29,7 @@ from predictor.kernel_costs.table import View
 from predictor.kernel_costs.training import Examples, TrainingConfig, train
 from predictor.known_references import KnownReferences
 from predictor.meta_checkpoint import MetaCheckpoint, MetaFacts, Source
+from predictor.reference_set import telling
 from predictor.resemblance import expectations
 from predictor.roofline import Machine
 
@@ -40,16 +41,25 @@ REFERENCE_FAMILY = "reference"
 FEWEST_REFERENCES = 6
 _COVERAGE = 0.9
 _LEAST_WIDENING = 1.0
+_CALIBRATION_STEPS = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class MetaConfig:
-    """How a checkpoint is made. `fold_members`: of the networks that only calibrate."""
+    """How a checkpoint is made. `calibration`: how the networks are trained that only calibrate; by default
+    as the others, one at a time and no longer than `_CALIBRATION_STEPS`.
+    """
 
     training: TrainingConfig = field(default_factory=TrainingConfig)
     folds: int = 4
-    fold_members: int = 1
+    calibration: TrainingConfig | None = None
     seed: int = 0
+
+    @property
+    def of_folds(self) -> TrainingConfig:
+        """What `calibration` says."""
+        steps = min(self.training.steps, _CALIBRATION_STEPS)
+        return self.calibration or replace(self.training, members=1, steps=steps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +145,7 @@ def calibrated_widening(
     for fold in family_folds(data, config.folds, config.seed):
         report(f"calibrating without {', '.join(fold)}")
         network_data = without_families(data, fold)
-        training = replace(config.training, members=config.fold_members)
-        network = trainer(examples_of(network_data), training, report)
+        network = trainer(examples_of(network_data), config.of_folds, report)
         known, network = witnessed(data, network)
         judged = of_families(known, (*fold, REFERENCE_FAMILY))
         pricer = Pricer.of(network, [target.runtime for target in known.targets])
@@ -226,7 +235,9 @@ def _misses(data: MeasuredModels, pricer: Pricer, fold: Sequence[str]) -> Iterat
     by_machine = _PricedByMachine(data, pricer)
     for column, target in enumerate(data.targets):
         measured = np.isfinite(data.latency_ms[:, column])
-        support = np.flatnonzero(measured & (families == REFERENCE_FAMILY))
+        references_run = np.flatnonzero(measured & (families == REFERENCE_FAMILY))
+        tell = telling([data.models[row].name for row in references_run])
+        support = np.array([row for row in references_run if data.models[row].name in tell], dtype=np.intp)
         query = np.flatnonzero(measured & np.isin(families, fold))
         if len(support) < FEWEST_REFERENCES or not len(query):
             continue

@@ -17,7 +17,7 @@ from devices.model_ref import sha256_of
 from predictor.errors import PredictorError
 from predictor.graph import ModelGraph
 from predictor.reading.reader import read_graph
-from predictor.reference_set import ReferenceModel, reference_models
+from predictor.reference_set import ReferenceModel, reference_candidates
 
 MANIFEST = "manifest.json"
 _DIGEST = re.compile(r"[0-9a-fA-F]{64}")
@@ -47,7 +47,7 @@ class ModelLibrary:
             if not folder.is_dir():
                 raise PredictorError(f"{folder} is not a folder; give one that holds ONNX files")
         self._folders = tuple(folders)
-        self._references = {model.name: model for model in reference_models()}
+        self._references = {model.name: model for model in reference_candidates()}
         self._by_bytes = {sha256_of(model.model): model for model in self._references.values()}
         self._opened: dict[_Key, Found] = {}
         self._refused: set[_Key] = set()  # models that do not take the sizes of a search

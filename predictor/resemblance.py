@@ -48,13 +48,13 @@ class _Witness(NamedTuple):
     log_prior: float | None = None
 
 
-_SAME_RUNTIME = _Witness(1000.0, 1.0)
-_SAME_WAY = _Witness(100.0, 0.0)
+_SAME_RUNTIME = _Witness(1000.0, 2.0)
+_SAME_WAY = _Witness(100.0, 3.0)
 _SAME_ENGINE = _Witness(10.0, -1.0)
 _STRANGER = _Witness(1.0)
 _NOMINAL = _Witness(2.0)  # the nominal machine: no stranger's habits
 _ABOVE_ALL = 1000.0  # of a single witness
-_UNLIKE_LOG_PRIOR = -1.0  # for a target unlike its sources
+_UNLIKE_LOG_PRIOR = 3.0  # for a target unlike its sources
 _OWN_ANALOGY_LOG_PRIOR = 3.0  # the engine itself is known on the target's machine, run otherwise
 _ANALOGY_LOG_PRIOR = 2.0  # only other engines are
 

@@ -21,7 +21,7 @@ from predictor.errors import GraphRejected
 from predictor.graph import ModelGraph
 from predictor.local_study import Subject, subjects_in
 from predictor.reading.reader import read_graph
-from predictor.reference_set import reference_models
+from predictor.reference_set import telling
 
 Builders = Mapping[str, Callable[[], Built]]
 Report = Callable[[str], None]
@@ -150,7 +150,8 @@ def digest_of(data: GraphData) -> str:
     return digest.hexdigest()[:16]
 
 
-def reference_rows(data: GraphData) -> list[int]:
-    """Of the reference set, in its own order."""
-    places = {str(name): index for index, name in enumerate(data.names) if data.families[index] == REFERENCE}
-    return [places[one.name] for one in reference_models() if one.name in places]
+def reference_rows(data: GraphData, column: int) -> list[int]:
+    """Of the reference models that tell a target, in their own order."""
+    measured = (data.families == REFERENCE) & np.isfinite(data.latency_ms[:, column])
+    places = {str(data.names[row]): int(row) for row in np.flatnonzero(measured)}
+    return [places[name] for name in telling(places)]

@@ -1,7 +1,8 @@
 """Our predictor as a row of the whole-graph table.
 
 It is meta-trained on a split's sources as the shipped checkpoint is on all of them, but with one network
-instead of three, shorter training and fewer folds for the calibration, because every split trains anew.
+instead of two, shorter training, and smaller networks and fewer folds for the calibration, because every
+split trains anew.
 """
 
 from __future__ import annotations
@@ -33,7 +34,11 @@ from predictor.meta_checkpoint import MetaCheckpoint
 from predictor.meta_training import MetaConfig, Trainer, train_meta
 from predictor.predict import Predictor
 
-_CONFIG = MetaConfig(training=TrainingConfig(members=1, steps=1000), folds=2)
+_CONFIG = MetaConfig(
+    training=TrainingConfig(members=1, steps=1500),
+    folds=2,
+    calibration=TrainingConfig(members=1, steps=1000, hidden=128),
+)
 
 
 def make(key: str, *, seed: int, cache: ArrayCache) -> GraphMethod:  # noqa: ARG001

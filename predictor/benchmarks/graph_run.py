@@ -107,8 +107,7 @@ def _on_target(
     """None where nothing was measured to adapt from, or to compare with."""
     data, target = task.data, task.data.targets[column]
     asked = _asked(task, split, column)
-    latency_ms = data.latency_ms[:, column]
-    support = [row for row in reference_rows(data) if np.isfinite(latency_ms[row])]
+    support = reference_rows(data, column)
     if asked is None or not len(asked) or not support:
         return None
     started = perf_counter()

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from predictor.families.registry import specimens
-from predictor.reference_set import ReferenceModel, reference_models
+from predictor.reference_set import ReferenceModel, reference_candidates
 
 Built = tuple[bytes, dict[str, tuple[int, ...]]]  # the ONNX bytes, and the sizes of the inputs
 
@@ -14,7 +14,7 @@ Built = tuple[bytes, dict[str, tuple[int, ...]]]  # the ONNX bytes, and the size
 def model_builders() -> dict[str, Callable[[], Built]]:
     """Of the families, the single operators and the reference set, by name."""
     references: dict[str, Callable[[], Built]] = {
-        one.name: partial(reference_built, one) for one in reference_models()
+        one.name: partial(reference_built, one) for one in reference_candidates()
     }
     return references | {one.name: one.build for one in specimens()}
 

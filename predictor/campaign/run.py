@@ -25,7 +25,7 @@ from predictor.campaign.store import Campaigner, CampaignFolder, Record, place_o
 from predictor.errors import GraphRejected, PredictorError
 from predictor.graph import ModelGraph
 from predictor.reading.reader import read_graph
-from predictor.reference_set import reference_models
+from predictor.reference_set import reference_candidates
 
 BATCH = 24
 _SETTLING_BATCHES = 5
@@ -126,10 +126,10 @@ class Campaign:
 
 
 def reference_subjects() -> list[Subject]:
-    """The reference set, as part of a campaign."""
+    """The reference set and its stand-ins, as part of a campaign."""
     return [
         Subject("reference", one.name, "mixed", False, partial(reference_built, one))
-        for one in reference_models()
+        for one in reference_candidates()
     ]
 
 

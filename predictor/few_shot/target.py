@@ -20,6 +20,9 @@ from predictor.few_shot.whole_graphs import HEAD, Expectation, relative_graphs
 Floats = NDArray[np.float64]
 
 MOST_DEVIATION = 1.0  # of a log-latency: sources that disagree by more say that nothing is known
+# Evidence counts half: what a reference model says is no independent draw of what models take, and the best
+# of a dozen expectations after ten measurements is not as sure as their likelihoods say.
+_EVIDENCE = 0.5
 _LEAST_ODDS = 0.01  # of an expectation that is worth a prediction of its own
 
 
@@ -97,7 +100,7 @@ class AdaptedGraphs:
 
 def _odds(expected: Sequence[_Expected]) -> Floats:
     """(H,), together one."""
-    logs = np.array([one.log_odds for one in expected])
+    logs = _EVIDENCE * np.array([one.log_odds for one in expected])
     odds = np.exp(logs - logs.max())
     together: Floats = odds / odds.sum()
     return together

@@ -2,8 +2,9 @@
 
 Whole models range over a factor of a thousand, so the head works on ratios: t(g) / m(g), with m(g) a
 weighted geometric mean of the sources' milliseconds, in which those count most that the target should
-resemble. A ratio is linear, as a latency is, in what each source says relative to m, as a whole and class by
-class: a new runtime may run convolutions as one source does and the rest as another.
+resemble. A ratio is linear in the shares that classes of kernels have of m: a target has a factor for each
+class. Which sources it resembles is left to the expectations (`predictor.few_shot.target`), but for quantised
+classes, which it may run as any source does.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ from predictor.roofline import QUANTISED_CLASSES, KernelClass
 
 Floats = NDArray[np.float64]
 
-HEAD_VERSION = 4  # raise it when the same measurements give other predictions: intervals are calibrated anew
-HEAD = FewShotConfig(sources=0.003, smooth=0.1, noise=(0.05, 0.1, 0.2))
+HEAD_VERSION = 5  # raise it when the same measurements give other predictions: intervals are calibrated anew
+HEAD = FewShotConfig(
+    sources=0.0, smooth=0.2, smooth_length=1.5, amplitudes=(0.125, 0.25, 0.5, 1.0), noise=(0.05, 0.1, 0.2)
+)
 _LOG_CENTRE = 1.0  # of log milliseconds, and their spread: constants, so that no graph depends on another
 _LOG_SPREAD = 2.0
 
@@ -36,11 +39,11 @@ def _by_class(*, common: float, quantised: float, launch: float) -> Floats:
 
 # Prior standard deviations of a target's factors for classes of kernels, (C,), where it is expected to run as
 # its engine does elsewhere, and where it may be unlike anything.
-ALIKE = _by_class(common=0.1, quantised=0.2, launch=0.2)
-UNLIKE = _by_class(common=0.2, quantised=0.6, launch=2.0)
+ALIKE = _by_class(common=0.1, quantised=0.4, launch=1.0)
+UNLIKE = _by_class(common=0.1, quantised=0.4, launch=2.0)
 FOREIGN = _by_class(common=0.4, quantised=1.0, launch=3.0)
-# Of its mixture of sources, class by class: times the square root of their number.
-_MIXTURE = _by_class(common=0.1, quantised=1.0, launch=0.1)
+_QUANTISED = [CLASSES.index(kind) for kind in QUANTISED_CLASSES]
+_MIXTURE = 0.3  # prior standard deviation of a source's weight in those, times the root of their number
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +75,11 @@ def relative_graphs(total_ms: Floats, class_ms: Floats, expected: Expectation) -
     scale = np.exp(log_scale)
     shares = np.maximum(weights @ (class_ms / total_ms[:, :, None]), 0.0)  # (N, C)
     shares /= shares.sum(axis=1, keepdims=True)
-    relative = class_ms / scale[:, None, None]  # (N, S, C)
     positive = np.maximum(weights, 0.0)
     positive /= positive.sum()
-    apart = (relative - (positive @ relative)[:, None, :]) * _MIXTURE
-    count, sources, _ = class_ms.shape
-    linear = np.concatenate([expected.by_class * shares, apart.reshape(count, -1) / np.sqrt(sources)], axis=1)
+    relative = class_ms[:, :, _QUANTISED] / scale[:, None, None]  # (N, S, Q)
+    apart = (relative - (positive @ relative)[:, None, :]) * (_MIXTURE / np.sqrt(len(weights)))
+    linear = np.concatenate([expected.by_class * shares, apart.reshape(len(scale), -1)], axis=1)
     shape = np.concatenate([np.sqrt(shares), ((log_scale - _LOG_CENTRE) / _LOG_SPREAD)[:, None]], axis=1)
     regressors = Regressors.of(log_ms - log_scale[:, None], linear=linear, shape=shape, weights=positive)
     return RelativeGraphs(scale, regressors)

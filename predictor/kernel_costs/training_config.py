@@ -11,8 +11,8 @@ TRAINING_VERSION = 4  # raise it when the same examples train another network
 class TrainingConfig:
     """How the network is trained; chosen on families and targets that were left out of training."""
 
-    hidden: int = 128
-    members: int = 3
+    hidden: int = 256
+    members: int = 2
     steps: int = 2000
     batch: int = 64  # graphs a step
     learning_rate: float = 3e-3

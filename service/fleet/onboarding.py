@@ -1,5 +1,6 @@
 """Onboarding: what a new target measures first. One adapt job waits for one quick measurement of each
-reference model. Later measurements let a ready target's predictor be adapted again, in the background.
+reference model, and then of stand-ins for those that gave none. Later measurements let a ready target's
+predictor be adapted again, in the background.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from devices.measurement import Level, MeasurementPlan
 from devices.model_ref import resolve_input_shapes
-from predictor.reference_set import reference_models
+from predictor.reference_set import ReferenceModel, reference_models, stand_ins
 from service import models
 from service.artifacts import ArtifactStore
 from service.db import tables
@@ -43,8 +44,18 @@ class ReferenceEntry:
 @lru_cache(maxsize=8)
 def stored_reference_set(store: ArtifactStore) -> tuple[ReferenceEntry, ...]:
     """The reference set, parsed and stored once per process and store. Call it outside a transaction."""
+    return _stored(store, reference_models())
+
+
+@lru_cache(maxsize=8)
+def stored_stand_ins(store: ArtifactStore) -> tuple[ReferenceEntry, ...]:
+    """Those of the reference set, likewise."""
+    return _stored(store, stand_ins())
+
+
+def _stored(store: ArtifactStore, references: Sequence[ReferenceModel]) -> tuple[ReferenceEntry, ...]:
     entries: list[ReferenceEntry] = []
-    for reference in reference_models():
+    for reference in references:
         facts = models.inspect_model(store, reference.model)
         shapes = resolve_input_shapes(facts.inputs, reference.input_shapes)
         entries.append(ReferenceEntry(reference.name, facts, shapes))
@@ -56,7 +67,20 @@ def onboard(session: Session, target: tables.Target, reference_set: Sequence[Ref
     adapt = queue.submit(
         session, project_id=target.project_id, kind=JobKind.ADAPT, payload={}, target_id=target.id
     )
-    for entry in reference_set:
+    ask_for(session, target, reference_set, adapt_id=adapt.id)
+    if target.live_predictor_id is None:
+        target.state, target.state_reason = TargetState.ONBOARDING.value, MEASURING
+    else:
+        target.state, target.state_reason = TargetState.READY.value, None
+    session.flush()
+    return adapt
+
+
+def ask_for(
+    session: Session, target: tables.Target, references: Sequence[ReferenceEntry], *, adapt_id: str
+) -> None:
+    """Queue a quick measurement of each, which the adapt job waits for."""
+    for entry in references:
         model = models.register(
             session, entry.facts, project_id=target.project_id, name=entry.name, origin="reference"
         )
@@ -67,14 +91,8 @@ def onboard(session: Session, target: tables.Target, reference_set: Sequence[Ref
             input_shapes=entry.input_shapes,
             plan=_PLAN,
             is_reference=True,
-            parent_id=adapt.id,
+            parent_id=adapt_id,
         )
-    if target.live_predictor_id is None:
-        target.state, target.state_reason = TargetState.ONBOARDING.value, MEASURING
-    else:
-        target.state, target.state_reason = TargetState.READY.value, None
-    session.flush()
-    return adapt
 
 
 def refresh(session: Session, target_id: str) -> tables.Job | None:

@@ -1,5 +1,6 @@
 """An adapt job: when the reference set has been measured on a target, make its predictor.
 
+Where reference models gave no valid measurement, stand-ins are measured first, and the job waits for them.
 The few-shot predictor adapts the shipped checkpoint to all valid measurements of the target, its reference
 measurements first, and the project's other targets are further sources (the pool). The predictor, its
 accuracy card, the target's state and the job's end are stored together.
@@ -17,16 +18,19 @@ from sqlalchemy.orm import Session, aliased
 from devices.target import Hardware, Runtime
 from predictor.adapt import TargetFacts, adapt
 from predictor.evaluate import AccuracyCard, accuracy_card
+from predictor.reference_set import reference_models
 from service import predictors
 from service.artifacts import Stored
 from service.db import tables
 from service.dependencies import Services
+from service.fleet.onboarding import ReferenceEntry, ask_for, stored_stand_ins
 from service.jobs import queue
 from service.jobs.states import JobKind, JobState
 from service.worker.failures import WorkRefused
 from service.worker.held import HeldJob
 from service.worker.observations import ObservationReader, observed_rows
 
+_ASKED_SHARE = 0.5  # of an onboarding, when the reference models are measured and stand-ins are asked for
 MIN_REFERENCES = 6  # of ten: below this a fit over physical features is a guess
 
 log = structlog.get_logger(__name__)
@@ -36,16 +40,20 @@ log = structlog.get_logger(__name__)
 class ReferenceReport:
     """How the reference measurements of one adapt job went."""
 
-    asked: int
+    asked: int  # of reference models and stand-ins
     shortfalls: tuple[str, ...]  # one sentence for each that did not give a valid measurement
+
+    @property
+    def valid(self) -> int:
+        """How many gave one."""
+        return self.asked - len(self.shortfalls)
 
     @property
     def summary(self) -> str | None:
         """What to tell of those that are missing; None if none is."""
         if not self.shortfalls:
             return None
-        valid = self.asked - len(self.shortfalls)
-        return f"{valid} of {self.asked} reference models gave a valid measurement: " + "; ".join(
+        return f"{self.valid} of {self.asked} reference models gave a valid measurement: " + "; ".join(
             self.shortfalls
         )
 
@@ -55,6 +63,9 @@ def run(held: HeldJob, services: Services) -> str:
     from.
     """
     target, report = held.read(lambda session: (_target(session, held), _report(session, held.job.id)))
+    missing = _stand_ins_for(report, services)
+    if missing:
+        return held.write(lambda session: _ask_and_park(session, held, missing))
     own, pool = held.read(lambda session: observed_rows(session, target))
     reference_count = len({row.model_id for row in own if row.is_reference})
     if reference_count < MIN_REFERENCES:
@@ -69,6 +80,26 @@ def run(held: HeldJob, services: Services) -> str:
         "adapted", target=target.key, observations=len(observations), pool=len(pooled), error=card.median_ape
     )
     return state
+
+
+def _stand_ins_for(report: ReferenceReport, services: Services) -> Sequence[ReferenceEntry]:
+    """The next ones that were not asked for yet, as many as models are missing; none of a job that asked for
+    no references.
+    """
+    if not report.shortfalls:
+        return ()
+    wanted = len(reference_models())
+    left = stored_stand_ins(services.artifacts)[max(report.asked - wanted, 0) :]
+    return left[: max(wanted - report.valid, 0)]
+
+
+def _ask_and_park(session: Session, held: HeldJob, missing: Sequence[ReferenceEntry]) -> str:
+    queue.hold(session, held.lease)
+    target = session.get_one(tables.Target, held.job.target_id)
+    ask_for(session, target, missing, adapt_id=held.job.id)
+    job = queue.park(session, held.lease, progress=_ASKED_SHARE)
+    log.info("stand_ins_asked", target=target.key, models=[one.name for one in missing])
+    return "parked" if job.state == JobState.QUEUED.value else job.state
 
 
 def fail_abandoned_targets(session: Session) -> int:

@@ -107,14 +107,16 @@ def test_names_are_unique_and_none_is_of_the_reference_set() -> None:
     assert all(specimen.name.endswith(f"/{specimen.precision}") for specimen in specimens())
 
 
-def test_only_one_reference_model_is_a_medley_of_the_dataset_too() -> None:
-    """Equal sizes are drawn into equal networks."""
+def test_which_reference_models_are_medleys_of_the_dataset_too() -> None:
+    """Five are points of its designs, and equal sizes are drawn into equal networks."""
     drawn = {name.rsplit("/", 1)[0].removeprefix("medley-") for name in NAMED}
     known = []
-    for each in reference_set.CHOICES:
+    for each in (*reference_set.CHOICES, *reference_set.STAND_INS):
         stem = each.design.at(each.index, each.precision).name.rsplit("/", 1)[0]
-        known += [each.name] * (stem.removeprefix("reference-") in drawn)
-    assert known == ["small-image"]
+        known += [each.name] * (stem.removeprefix("reference-").removeprefix("medley-") in drawn)
+    assert known == [
+        "long-rows", "float16-convs", "large-images", "many-convs", "wide-images", "small-image",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("specimen", SAMPLE, ids=lambda specimen: specimen.name)

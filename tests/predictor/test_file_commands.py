@@ -16,7 +16,7 @@ from predictor.evaluate import accuracy_card
 from predictor.local_study import subjects_in
 from predictor.predict import Predictor
 from predictor.reading.reader import read_graph
-from predictor.reference_set import reference_models
+from predictor.reference_set import reference_candidates
 from tests.predictor.onnx_graphs import five_nodes
 from tests.predictor.synthetic_target import HARDWARE, RUNTIME, SyntheticTarget, facts, ship_synthetic
 
@@ -69,13 +69,13 @@ def test_the_reference_set_is_written_with_a_manifest(
     references: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     manifest = json.loads((references / "manifest.json").read_text())
-    for model in reference_models():
+    for model in reference_candidates():
         content = (references / f"{model.name}.onnx").read_bytes()
         entry = manifest[f"{model.name}.onnx"]
         assert content == model.model
         assert (entry["sha256"], entry["why"]) == (sha256_of(content), model.why)
     shapes = {subject.name: subject.input_shapes for subject in subjects_in(references)}
-    assert shapes == {f"{model.name}.onnx": model.input_shapes for model in reference_models()}
+    assert shapes == {f"{model.name}.onnx": model.input_shapes for model in reference_candidates()}
     assert run(capsys, "reference-set", "--out", references)[0] == 0  # again is no harm
     (references / "mixed-rows.onnx").write_bytes(b"somebody's own")
     status, _, said = run(capsys, "reference-set", "--out", references)

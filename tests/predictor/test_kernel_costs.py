@@ -385,7 +385,7 @@ def test_a_description_names_what_a_graph_spends_its_time_in() -> None:
         assert described.strange == {}
         families[name] = described.family
     assert families["dense-convs"] == "conv"
-    assert families["recurrent-frames"] == "recurrent"
+    assert families["long-rows"] == "gemm"
     assert families["quantised-convs"] == "int8"
     curve = graph_of(model_of([helper.make_node("Acosh", ["x"], ["y"])], {"x": [1 << 20]}, ["y"]))
     described = describe(curve, RUNTIME, HARDWARE, meta)

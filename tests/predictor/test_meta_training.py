@@ -115,7 +115,7 @@ def test_a_checkpoint_repeats_and_is_read_back(data: MeasuredModels) -> None:
     assert said.widening >= 1.0
     assert (said.model_count, said.measurement_count, said.members) == (22, 22 * 3 - 2, 2)
     assert [source.target_key for source in said.sources] == [target.key for target in TARGETS]
-    assert {"Conv", "MatMul", "Exp", "LSTM"} <= set(said.seen_names)  # the reference set counts as seen
+    assert {"Conv", "MatMul", "Exp", "Softmax"} <= set(said.seen_names)  # the reference set counts as seen
     observations = SyntheticTarget.drawn(np.random.default_rng(3)).observations()
     predictor = Predictor(adapt(facts(), observations, meta=again), again)
     for _, graph in reference_graphs():
@@ -196,6 +196,13 @@ def test_folds_hold_whole_families_and_never_the_reference_set(data: MeasuredMod
     for fold in (("convs",), ("convs", "products")):
         left = {model.family for model in without_families(data, fold).models}
         assert left == {"convs", "products", "curves"} - set(fold)
+
+
+def test_networks_that_only_calibrate_are_single_and_trained_no_longer_than_needed() -> None:
+    long = MetaConfig(training=TrainingConfig(members=3, steps=5000, hidden=16))
+    assert long.of_folds == TrainingConfig(members=1, steps=1000, hidden=16)
+    assert MetaConfig(training=QUICK).of_folds.steps == QUICK.steps
+    assert MetaConfig(calibration=QUICK).of_folds is QUICK
 
 
 def arrays_of(data: MeasuredModels) -> dict[str, NDArray[np.float32]]:

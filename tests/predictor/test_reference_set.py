@@ -1,4 +1,6 @@
-"""The reference set: ten models whose bytes never change, small, and spread over what matters."""
+"""The reference set: ten models and their stand-ins, whose bytes never change, small, and spread over what
+matters.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from devices.target import Hardware, Runtime
 from predictor.kernel_costs.nominal import nominal_times
 from predictor.kernel_costs.table import CLASSES, View, table_of
 from predictor.reading.reader import read_graph
-from predictor.reference_set import ReferenceModel, reference_models
+from predictor.reference_set import ReferenceModel, reference_candidates, reference_models, stand_ins, telling
 from predictor.roofline import KernelClass, machine_of
 
 # Another hash is another set: measurements of the old one no longer mean the same.
@@ -27,21 +29,46 @@ GOLDEN = {
     "quantised-convs": "4e28445d3be7f548c5030db4b5804229cace6e9a7cecc23099df2f10c5744db0",
     "dynamic-rows": "b5953b0f898a343d03a7e4588d27ee1db46c981678b8d952fc4cf247d73ed3a8",
     "four-bit-step": "2429e11b5451c8ea2e1e20f7e2469eb0d27861140aebbfaf840c2e682c06b385",
+    "long-rows": "ee58ada762d8dca5b154d7828b8de5677a57fb4a000fd72ee74c6ae222bf47f7",
+    "float16-convs": "a4c7a36b5154cac19556a10cbfe3aad9f6e651fb06bf4a4a38d6381efff6cf92",
+    "large-images": "9f4b6c13a5611f62645c2fe52500626a7a27c2ad22e45ec462174e1d22e57694",
+    "many-convs": "b3f8bbd99675c5b39c91e17468503b5fd416073fac75449dcdc9ef1e55fa52a5",
+    "wide-images": "5af6ad6ed30a44fff687da9e137e649f9d9ee880a94cec78dcba34722ff33454",
 }
 
 
-@pytest.mark.parametrize("model", reference_models(), ids=lambda model: model.name)
+@pytest.mark.parametrize("model", reference_candidates(), ids=lambda model: model.name)
 def test_bytes_are_the_same_everywhere(model: ReferenceModel) -> None:
     assert hashlib.sha256(model.model).hexdigest() == GOLDEN[model.name]
 
 
 def test_ten_small_models_each_with_a_reason() -> None:
-    models = reference_models()
-    assert len(models) == len({model.name for model in models}) == len(GOLDEN) == 10
+    models = reference_candidates()
+    assert len(models) == len({model.name for model in models}) == len(GOLDEN) == 15
+    assert len(reference_models()) == 10
     assert all(model.why for model in models)
     assert sum(len(model.model) for model in models) < 32 << 20
     for model in models:
         onnx.checker.check_model(onnx.load_model_from_string(model.model))
+
+
+def test_a_target_is_told_by_the_first_ten_that_it_runs() -> None:
+    ten = tuple(model.name for model in reference_models())
+    others = tuple(model.name for model in stand_ins())
+    assert telling([*others, *ten, "somebody's own"]) == ten
+    refused = {"quantised-convs", "dynamic-rows", "four-bit-step"}
+    run = [name for name in (*ten, *others) if name not in refused]
+    assert telling(run) == (*(name for name in ten if name not in refused), *others[:3])
+    assert telling(["small-image"]) == ("small-image",)
+
+
+def test_stand_ins_are_float32() -> None:
+    """Whatever converts models converts those."""
+    for model in stand_ins():
+        graph = onnx.load_model_from_string(model.model).graph
+        stored = {one.data_type for one in graph.initializer}
+        assert stored <= {onnx.TensorProto.FLOAT, onnx.TensorProto.INT64}
+        assert {one.type.tensor_type.elem_type for one in graph.input} == {onnx.TensorProto.FLOAT}
 
 
 def test_together_they_tell_the_classes_apart() -> None:

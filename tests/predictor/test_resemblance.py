@@ -83,7 +83,7 @@ def test_any_source_of_the_engine_may_be_the_best_witness() -> None:
     predictor = Predictor(adapt(facts(), observations, meta=meta), meta)
     others = mixtures(200, np.random.default_rng(2))
     said = np.array([one.median_ms for one in predictor.predict_described(others)])
-    np.testing.assert_allclose(said, [float(one.total_ms[1]) for one in others], rtol=0.02)
+    np.testing.assert_allclose(said, [float(one.total_ms[1]) for one in others], rtol=0.03)
 
 
 def test_one_measurement_leaves_a_target_near_its_engine() -> None:

@@ -13,7 +13,7 @@ from sqlalchemy import func, select
 from devices.measurement import MeasurementPlan
 from devices.model_ref import sha256_of
 from predictor.reading.reader import read_graph
-from predictor.reference_set import reference_models
+from predictor.reference_set import reference_candidates, reference_models, stand_ins
 from service import models
 from service.db import tables
 from service.dependencies import Services
@@ -28,8 +28,10 @@ from tests.service import worker_rows as rows
 
 @cache
 def multiply_accumulates() -> dict[str, int]:
-    """Of each reference model, by the SHA-256 of its bytes."""
-    return {sha256_of(one.model): read_graph(one.model, one.input_shapes).macs for one in reference_models()}
+    """Of each reference model and stand-in, by the SHA-256 of its bytes."""
+    return {
+        sha256_of(one.model): read_graph(one.model, one.input_shapes).macs for one in reference_candidates()
+    }
 
 
 def on_a_machine(gmacs_per_s: float) -> Callable[[ProfilePayload], float]:
@@ -92,19 +94,49 @@ def test_a_second_target_learns_from_the_first(services: Services, project_id: s
     assert row.accuracy["pooled_targets"] == [first.key]
 
 
-def test_a_target_with_some_failures_is_ready_and_says_which(services: Services, project_id: str) -> None:
-    target, _ = begin(services, project_id)
+def test_stand_ins_are_measured_for_models_that_failed(services: Services, project_id: str) -> None:
+    target, job_id = begin(services, project_id)
     assert rows.refuse_next(services.database, target.device_id)
     assert rows.measure_next(services.database, target.device_id, on_a_machine(10.0), is_valid=False)
+    measure_all(services, target)
+    assert worker(services).run_once()
+    assert now(services, target).state == "onboarding"
+    job = rows.job_of(services.database, job_id)
+    assert (job.state, job.waiting_for) == ("queued", 2)
+    assert rows.refuse_next(services.database, target.device_id)  # a third stands in for this one
+    measure_all(services, target)
+    assert worker(services).run_once()
+    assert rows.job_of(services.database, job_id).waiting_for == 1
     measure_all(services, target)
     assert worker(services).run_once()
     ready = now(services, target)
     assert ready.state == "ready"
     names = [one.name for one in reference_models()]
     assert ready.state_reason == (
-        "8 of 10 reference models gave a valid measurement: "
-        f"{names[0]}: crashed (it fell over); {names[1]}: too noisy"
+        "10 of 13 reference models gave a valid measurement: "
+        f"{names[0]}: crashed (it fell over); {names[1]}: too noisy; "
+        f"{stand_ins()[0].name}: crashed (it fell over)"
     )
+    with services.database.read() as session:
+        row = session.get_one(tables.Predictor, ready.live_predictor_id)
+    assert row.accuracy["sample_count"] == 10
+
+
+def test_where_too_few_stand_ins_run_a_target_is_told_by_fewer(services: Services, project_id: str) -> None:
+    target, _ = begin(services, project_id)
+    for _ in range(4):
+        assert rows.refuse_next(services.database, target.device_id)
+    measure_all(services, target)
+    assert worker(services).run_once()
+    for _ in range(3):
+        assert rows.refuse_next(services.database, target.device_id)
+    measure_all(services, target)
+    assert worker(services).run_once()  # asks for the last stand-in
+    measure_all(services, target)
+    assert worker(services).run_once()
+    ready = now(services, target)
+    assert ready.state == "ready"
+    assert str(ready.state_reason).startswith("8 of 15 reference models gave a valid measurement: ")
     with services.database.read() as session:
         row = session.get_one(tables.Predictor, ready.live_predictor_id)
     assert row.accuracy["sample_count"] == 8
@@ -116,14 +148,15 @@ def test_a_target_with_too_few_measurements_fails_with_every_reason(
     target, job_id = begin(services, project_id)
     for _ in range(adapt_work.MIN_REFERENCES - 1):
         assert rows.measure_next(services.database, target.device_id, on_a_machine(10.0))
-    while rows.refuse_next(services.database, target.device_id):
-        pass
-    assert worker(services).run_once()
+    for _ in range(2):  # of the set and of the stand-ins
+        while rows.refuse_next(services.database, target.device_id):
+            pass
+        assert worker(services).run_once()
     failed = now(services, target)
     job = rows.job_of(services.database, job_id)
     assert (failed.state, job.state, job.failure_code) == ("failed", "failed", "too_few_measurements")
     assert failed.state_reason is not None
-    assert failed.state_reason.count("it fell over") == 5
+    assert failed.state_reason.count("it fell over") == 10
     assert failed.live_predictor_id is None
 
 
