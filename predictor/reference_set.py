@@ -1,12 +1,12 @@
 """The reference set: ten small models that every new target measures first, and why each of them.
 
 They are medleys (`predictor.families`): blocks of many kinds and sizes in one network, so that a latency says
-something of a whole class of kernels and not of one shape. Eight were chosen as an optimal design, those
-after which the head (`predictor.few_shot`) expects the least variance, and two, with the stand-ins, because
-development families were predicted best after them. Six are float32, one float16 and three quantised. A
-runtime that refuses some of the ten measures stand-ins in their place, which are float32: mobile runtimes
-convert those. Weights are stored, not computed: a runtime that does not fold constants would compute them in
-every run.
+something of a whole class of kernels and not of one shape. Eight, and the last two stand-ins, are of an
+optimal design, those after which the head (`predictor.few_shot`) expects the least variance; the others are
+there because development families were predicted best after them. Six are float32, one float16 and three
+quantised. A runtime that refuses some of the ten measures stand-ins in their place, which are float32: mobile
+runtimes convert those. Weights are stored, not computed: a runtime that does not fold constants would compute
+them in every run.
 
 They are built here, from our own code, and their bytes never change: a change would make another set, whose
 measurements mean something else.

@@ -25,7 +25,7 @@ from predictor.campaign.store import Campaigner, CampaignFolder, Record, place_o
 from predictor.errors import GraphRejected, PredictorError
 from predictor.graph import ModelGraph
 from predictor.reading.reader import read_graph
-from predictor.reference_set import reference_candidates
+from predictor.reference_set import ReferenceModel, reference_candidates, reference_models
 
 BATCH = 24
 _SETTLING_BATCHES = 5
@@ -105,7 +105,7 @@ class Campaign:
 
     def _settle(self) -> Campaigner:
         """The usual speed of this machine: the median canary of some processes that run the reference set."""
-        references = [_Prepared(subject) for subject in reference_subjects()]
+        references = [_Prepared(subject) for subject in _subjects_of(reference_models())]
         canaries_ns: list[float] = []
         clock = ""
         is_cpu = self.runtimes[0].provider == "cpu"
@@ -127,9 +127,12 @@ class Campaign:
 
 def reference_subjects() -> list[Subject]:
     """The reference set and its stand-ins, as part of a campaign."""
+    return _subjects_of(reference_candidates())
+
+
+def _subjects_of(references: Sequence[ReferenceModel]) -> list[Subject]:
     return [
-        Subject("reference", one.name, "mixed", False, partial(reference_built, one))
-        for one in reference_candidates()
+        Subject("reference", one.name, "mixed", False, partial(reference_built, one)) for one in references
     ]
 
 

@@ -88,14 +88,14 @@ def _stand_ins_for(report: ReferenceReport, services: Services) -> Sequence[Refe
     """
     if not report.shortfalls:
         return ()
-    wanted = len(reference_models())
-    left = stored_stand_ins(services.artifacts)[max(report.asked - wanted, 0) :]
-    return left[: max(wanted - report.valid, 0)]
+    wanted = len(reference_models())  # onboarding asked for all of them
+    left = stored_stand_ins(services.artifacts)[report.asked - wanted :]
+    return left[: wanted - report.valid]
 
 
 def _ask_and_park(session: Session, held: HeldJob, missing: Sequence[ReferenceEntry]) -> str:
     queue.hold(session, held.lease)
-    target = session.get_one(tables.Target, held.job.target_id)
+    target = _target(session, held)
     ask_for(session, target, missing, adapt_id=held.job.id)
     job = queue.park(session, held.lease, progress=_ASKED_SHARE)
     log.info("stand_ins_asked", target=target.key, models=[one.name for one in missing])
