@@ -61,6 +61,12 @@ class TensorInfo(NamedTuple):  # made once per tensor: a frozen dataclass would 
         return self.role in ("constant", "overridable")
 
 
+class Likeness:
+    """What things have in common that are alike; only its identity counts."""
+
+    __slots__ = ()
+
+
 @dataclass(slots=True)
 class Operator:
     """One node that runs; nothing changes it once it is made. Not frozen, as nothing is that is made once per
@@ -70,6 +76,10 @@ class Operator:
     operator type and `domain` its domain ("" is ONNX itself). `macs`: multiply-accumulates. `parameters`:
     elements of the weights that it reads. `precision`: what the arithmetic is done in (float32, float16,
     int8, int4, ...). `repeats`: how often it runs in one inference, 1 outside of loops.
+
+    `likeness`: operators of any graphs that have the same one differ in names alone, that is, they agree in
+    kind, attributes and costs, in dtypes, shapes and roles of what they read and write, and in which inputs
+    are one tensor. None where nothing is known of it; `dataclasses.replace` never takes it along.
     """
 
     name: str
@@ -84,6 +94,7 @@ class Operator:
     parameters: int
     precision: str
     repeats: int = 1
+    likeness: Likeness | None = field(init=False, repr=False, compare=False, default=None)
 
     @property
     def full_kind(self) -> str:

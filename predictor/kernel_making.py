@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from predictor.costs import has_scalar_cycles, scalar_cycles_of, touches_inputs
-from predictor.graph import Operator, TensorInfo
+from predictor.graph import Likeness, Operator, TensorInfo
 from predictor.kinds import DEQUANTISES, KINDS, Family
+from predictor.memory import Memory
 from predictor.wiring import Connections
 
 PRODUCTS = (Family.CONV, Family.MATMUL)
@@ -33,7 +34,9 @@ _WEIGHT_INPUT = {
 }
 
 
+_MOST_REMEMBERED = 32  # operators of a kernel
 _NOTHING: Mapping[str, TensorInfo] = {}
+Patterned = tuple[int, bool, str, tuple[str, ...]]
 
 
 class Kernel(NamedTuple):  # made by the hundred: a dataclass would take four times as long
@@ -61,6 +64,7 @@ class Kernel(NamedTuple):  # made by the hundred: a dataclass would take four ti
     columns: int = 0
     groups: int = 1  # of a convolution
     has_replaceable_weights: bool = False  # the runtime may not rearrange them into its own layout
+    likeness: Likeness | None = None  # kernels that have the same one differ in names alone
 
     @property
     def is_depthwise(self) -> bool:
@@ -73,6 +77,11 @@ class Kernel(NamedTuple):  # made by the hundred: a dataclass would take four ti
         return self.bytes_read + self.bytes_written
 
 
+_TOLD = 2  # what of a kernel is the same for all that are alike begins here
+_ALONE = Memory[Likeness, tuple[Any, ...]](4096)
+_TOGETHER = Memory[tuple[object, ...], tuple[Any, ...]](4096)
+
+
 class KernelMaker:
     """Makes the kernels of one graph. An operator that runs alone makes the same kernel in every view."""
 
@@ -80,34 +89,82 @@ class KernelMaker:
         self._connections = connections
         self._tensors = connections.tensors
         self._lone: list[Kernel | None] = [None] * len(connections.operators)
-        self._joined: dict[tuple[object, ...], Kernel] = {}  # by their places and patterns
+        self._joined: dict[tuple[object, ...], Kernel] = {}  # by places and patterns
         self._works: list[tuple[float, float] | None] = [None] * len(connections.operators)
 
     def alone(self, place: int) -> Kernel:
         """An operator on its own."""
         kernel = self._lone[place]
         if kernel is None:
-            op, full_kind = self._connections.operators[place], self._connections.kinds[place]
-            kernel = self._lone[place] = self._alone(op, full_kind, self._own_work(place))
+            op = self._connections.operators[place]
+            known = None if op.likeness is None else _ALONE.get(op.likeness)
+            if known is None:
+                kernel = self._alone(op, self._connections.kinds[place], self._own_work(place))
+                if op.likeness is not None:
+                    _ALONE.keep(op.likeness, kernel[_TOLD:])
+            else:
+                kernel = Kernel._make((op, (op,), *known))
+            self._lone[place] = kernel
         return kernel
 
     def together(
         self,
         root: int,
         places: tuple[int, ...],
-        told: tuple[object, ...] = (),
+        patterns: tuple[Patterned, ...] = (),
         *,
         anchors: Sequence[Operator] | None = None,
         spared: Set[int] = frozenset(),
         stored: Mapping[str, TensorInfo] = _NOTHING,
     ) -> Kernel:
-        """As `of`; `told` says what `anchors`, `spared` and `stored` mean here."""
-        key = (root, places, told)
+        """As `of`; `patterns` say what `anchors` and `spared` mean here."""
+        key = (root, places, patterns, *stored)
         kernel = self._joined.get(key)
-        if kernel is None:
-            own = self._connections.operators if anchors is None else anchors
-            kernel = self._joined[key] = self.of(places, stored, root=root, anchors=own, spared=spared)
+        if kernel is not None:
+            return kernel
+        operators = self._connections.operators
+        own = operators if anchors is None else anchors
+        question = self._question(root, places, patterns, stored)
+        known = None if question is None else _TOGETHER.get(question)
+        if known is None:
+            kernel = self.of(places, stored, root=root, anchors=own, spared=spared)
+            if question is not None:
+                kernel = kernel._replace(likeness=Likeness())
+                _TOGETHER.keep(question, kernel[_TOLD:])
+        else:
+            members = tuple([operators[place] for place in places])
+            kernel = Kernel._make((own[root], members, *known))
+        self._joined[key] = kernel
         return kernel
+
+    def _question(
+        self,
+        root: int,
+        places: tuple[int, ...],
+        patterns: tuple[Patterned, ...],
+        stored: Mapping[str, TensorInfo],
+    ) -> tuple[object, ...] | None:
+        """All that the numbers of a kernel follow from, with its tensors counted instead of named; None where
+        something is not known, or much.
+        """
+        if len(places) > _MOST_REMEMBERED:
+            return None
+        operators, numbers = self._connections.operators, dict[str, int]()
+        asked: list[object] = [places.index(root)]
+        for place in places:
+            op = operators[place]
+            if op.likeness is None:
+                return None
+            asked.append(op.likeness)
+            asked += [numbers.setdefault(name, len(numbers)) for name in op.outputs]
+            asked += [numbers.setdefault(name, len(numbers)) for name in op.inputs]
+        for place, is_spared, kind, inputs in patterns:
+            if not numbers.keys() >= set(inputs):
+                return None
+            asked += (places.index(place), is_spared, kind, *[numbers[name] for name in inputs])
+        for name, tensor in stored.items():
+            asked += (numbers[name], tensor.dtype, tensor.shape)
+        return tuple(asked)
 
     def listed(self, place: int) -> Kernel:
         """An operator as frameworks and unoptimised sessions run it: a product whose operands were
@@ -150,6 +207,7 @@ class KernelMaker:
             columns,
             groups,
             self._connections.has_overridable and self._reads_overridable(op),
+            op.likeness,
         )
 
     def _reads_overridable(self, op: Operator) -> bool:

@@ -211,14 +211,15 @@ class _Fusion:
         read = {
             name: stored[name] for place in places for name in self._operators[place].inputs if name in stored
         }
-        patterns = [  # which these are: other views may know the same
-            (place, place in self._spared, self._kinds[place], self._anchors[place].inputs)
-            for place in places
-            if place in self._patterned
-        ]
-        told = (*patterns, *read)
+        patterns = tuple(
+            [  # which these are: other views may know the same
+                (place, place in self._spared, self._kinds[place], self._anchors[place].inputs)
+                for place in places
+                if place in self._patterned
+            ]
+        )
         anchors, spared = self._anchors, self._spared
-        return maker.together(root, places, told, anchors=anchors, spared=spared, stored=read)
+        return maker.together(root, places, patterns, anchors=anchors, spared=spared, stored=read)
 
     def _stored_as(self) -> dict[str, TensorInfo]:
         """Dequantised tensors that exist only inside a kernel, by name: the quantised tensor that is

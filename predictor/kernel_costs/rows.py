@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
+from typing import NamedTuple
 
-from predictor.graph import AttributeValue
+from predictor.graph import AttributeValue, Likeness
 from predictor.kernel_costs.geometry import geometry_of
 from predictor.kernel_making import PRODUCTS, Kernel
 from predictor.kinds import KINDS, Family
+from predictor.memory import Memory
 from predictor.roofline import CLASS_BY_FAMILY, KernelClass, class_of
 from predictor.wiring import Connections
 
@@ -152,67 +154,79 @@ _CALL = Traits(
 )
 
 
-class Rows:
-    """What is written of each kernel, once however many views it is in: `amounts`, len(KNOWN_AT_ONCE) numbers
-    each, `winograd_bytes` and the place of its traits in `traits`. The call around the kernels has the first
-    row.
+class Row(NamedTuple):
+    """What is written of a kernel: `amounts`, len(KNOWN_AT_ONCE) numbers, and the bytes of the weights that
+    Winograd's transformation would enlarge.
     """
 
-    def __init__(self, call_amounts: Sequence[float], connections: Connections) -> None:
-        self.amounts: list[float] = [*call_amounts]
-        self.winograd_bytes: list[int] = [0]
-        self.traits: list[Traits] = [_CALL]
-        self.traits_of: list[int] = [0]
-        self._traits_places: dict[tuple[object, ...], int] = {}
+    amounts: tuple[float, ...]
+    winograd_bytes: int
+    traits: Traits
+
+
+_ROWS = Memory[Likeness, Row](4096)
+
+
+class Rows:
+    """What is written of each kernel, once for all that are alike and however many views they are in. The
+    call around the kernels has the first row.
+    """
+
+    def __init__(self, call_amounts: tuple[float, ...], connections: Connections) -> None:
+        self.rows = [Row(call_amounts, 0, _CALL)]
         self._connections = connections
-        self._known: dict[int, int] = {}  # by identity: views share the kernels of lone operators
+        self._known: dict[Likeness | int, int] = {}  # by identity where nothing is alike
 
     def places_of(self, kernels: Sequence[Kernel]) -> list[int]:
         """Rows of these kernels."""
-        known, places = self._known, list[int]()
+        known, rows, places = self._known, self.rows, list[int]()
         for kernel in kernels:
-            place = known.get(id(kernel))
+            likeness = kernel.likeness
+            key = id(kernel) if likeness is None else likeness
+            place = known.get(key)
             if place is None:
-                place = known[id(kernel)] = len(self.traits_of)
-                self._write(kernel)
+                place = known[key] = len(rows)
+                rows.append(self._row_of(kernel, likeness))
             places.append(place)
         return places
 
-    def _write(self, kernel: Kernel) -> None:
-        anchor, members, family, precision = kernel[:4]
-        is_product = family in PRODUCTS
-        question = (
-            anchor.kind,
-            anchor.domain,
-            precision,
-            (class_of(kernel), kernel.is_depthwise, _neighbour(kernel)) if is_product else None,
-            kernel.has_replaceable_weights,
-            _NOTHING_WITHIN if len(members) == 1 and members[0] is anchor else _within(kernel),
-        )
-        place = self._traits_places.get(question)
-        if place is None:
-            place = self._traits_places[question] = len(self.traits)
-            self.traits.append(_traits(*question))
-        self.traits_of.append(place)
-        window, stride, attributes = 1.0, 1.0, anchor.attributes
-        if attributes:
-            window, stride = _product(attributes.get("kernel_shape")), _product(attributes.get("strides"))
-        geometry = geometry_of(kernel, self._connections.tensors, self._connections.elements)
-        self.amounts += kernel[4:15]  # macs to groups, in the order of `Amount`
-        self.amounts += (window, stride, len(members), *geometry)
-        is_transformed = is_product and window == _TRANSFORMED and self._is_transformed(kernel, place)
-        self.winograd_bytes.append(kernel.weight_bytes if is_transformed else 0)
+    def _row_of(self, kernel: Kernel, likeness: Likeness | None) -> Row:
+        if likeness is None:
+            return _written(kernel, self._connections)
+        known = _ROWS.get(likeness)
+        return known or _ROWS.keep(likeness, _written(kernel, self._connections))
 
-    def _is_transformed(self, kernel: Kernel, traits: int) -> bool:
-        """Whether Winograd's transformation would enlarge the weights of a kernel, the last one written,
-        whose windows have nine elements: of a dense convolution with 3x3 filters that go step by step.
-        """
-        if self.traits[traits].indices[:2] != _DENSE_CONV or kernel.groups != 1:
-            return False
-        written = self.amounts[-len(KNOWN_AT_ONCE) :]
-        is_plain = written[Amount.STRIDE] == 1.0 and written[Amount.DILATION] == 1.0
-        widest = max(written[Amount.CHANNELS_READ], written[Amount.CHANNELS_WRITTEN])
-        return is_plain and written[Amount.LAST_WINDOW] == 3.0 and widest > _NARROW
+
+def _written(kernel: Kernel, connections: Connections) -> Row:
+    anchor, members, family, precision = kernel[:4]
+    is_product = family in PRODUCTS
+    traits = _traits(
+        anchor.kind,
+        anchor.domain,
+        precision,
+        (class_of(kernel), kernel.is_depthwise, _neighbour(kernel)) if is_product else None,
+        kernel.has_replaceable_weights,
+        _NOTHING_WITHIN if len(members) == 1 and members[0] is anchor else _within(kernel),
+    )
+    window, stride, attributes = 1.0, 1.0, anchor.attributes
+    if attributes:
+        window, stride = _product(attributes.get("kernel_shape")), _product(attributes.get("strides"))
+    geometry = geometry_of(kernel, connections.tensors, connections.elements)
+    # macs to groups, in the order of `Amount`
+    amounts = (*kernel[4:15], window, stride, len(members), *geometry)
+    is_transformed = (
+        traits.indices[:2] == _DENSE_CONV and window == _TRANSFORMED and _is_transformed(amounts, kernel)
+    )
+    return Row(amounts, kernel.weight_bytes if is_transformed else 0, traits)
+
+
+def _is_transformed(amounts: Sequence[float], kernel: Kernel) -> bool:
+    """Whether Winograd's transformation would enlarge the weights of a dense convolution whose windows have
+    nine elements: with 3x3 filters that go step by step.
+    """
+    is_plain = amounts[Amount.STRIDE] == 1.0 and amounts[Amount.DILATION] == 1.0
+    widest = max(amounts[Amount.CHANNELS_READ], amounts[Amount.CHANNELS_WRITTEN])
+    return kernel.groups == 1 and is_plain and amounts[Amount.LAST_WINDOW] == 3.0 and widest > _NARROW
 
 
 @lru_cache(maxsize=4096)

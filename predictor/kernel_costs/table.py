@@ -33,6 +33,7 @@ from predictor.kernel_costs.rows import (
     Amount,
     Flag,
     Neighbour,
+    Row,
     Rows,
     Traits,
     name_of,
@@ -175,25 +176,26 @@ def stacked_tables(graph: ModelGraph, views: Sequence[View]) -> StackedTables:
 
 
 def _stacked(connections: Connections, ways: Sequence[Sequence[Kernel]]) -> StackedTables:
-    rows = Rows(_call_amounts(connections), connections)
-    places: list[int] = []
+    written = Rows(_call_amounts(connections), connections)
+    listed: list[int] = []
     ends: list[int] = []
     for kernels in ways:
-        places += rows.places_of(kernels)
-        places.append(CALL_PLACE)
-        ends.append(len(places))
-    amounts = _amounts(rows, np.array(places), ends)
+        listed += written.places_of(kernels)
+        listed.append(CALL_PLACE)
+        ends.append(len(listed))
+    rows, places = written.rows, np.array(listed)
+    amounts = _amounts(rows, places, ends)
     _write_layouts(amounts, connections, ways)
     regrouped = [elements for kernels in ways for elements in regrouped_of(kernels, connections.graph)]
     if any(regrouped):
         amounts[:, Amount.REGROUPED] = regrouped
-    kinds = [rows.traits_of[place] for place in places]
-    traits = [rows.traits[kind] for kind in kinds]
-    indices = np.array([one.indices for one in rows.traits]).take(kinds, axis=0)
+    each = [row.traits for row in rows]
+    traits = [each[place] for place in listed]
+    indices = np.array([one.indices for one in each]).take(places, axis=0)
     before, behind = _neighbours(connections, ways, traits)
     table = KernelTable(
         amounts=amounts,
-        flags=np.array([one.flags for one in rows.traits], dtype=np.float64).take(kinds, axis=0),
+        flags=np.array([one.flags for one in each], dtype=np.float64).take(places, axis=0),
         before=before,
         behind=behind,
         classes=indices[:, 0],
@@ -204,17 +206,18 @@ def _stacked(connections: Connections, ways: Sequence[Sequence[Kernel]]) -> Stac
     return StackedTables(table, tuple(ends))
 
 
-def _amounts(rows: Rows, places: NDArray[np.int64], ends: Sequence[int]) -> Floats:
+def _amounts(rows: Sequence[Row], places: NDArray[np.int64], ends: Sequence[int]) -> Floats:
     """Of the kernels in these rows (K, len(Amount)), with the weights of all kernels of each view; zero where
     later columns are written.
     """
-    written = np.fromiter(rows.amounts, np.float64, len(rows.amounts)).reshape(-1, len(KNOWN_AT_ONCE))
+    written = np.array([row.amounts for row in rows], dtype=np.float64)
     amounts = np.zeros((len(places), len(Amount)))
     amounts[:, : len(KNOWN_AT_ONCE)] = written.take(places, axis=0)
     launches = np.maximum(amounts[:, Amount.LAUNCHES], 1.0)
     _write_sums(amounts, Amount.GRAPH_WEIGHT_BYTES, amounts[:, Amount.WEIGHT_BYTES] / launches, ends)
-    if any(rows.winograd_bytes):
-        enlarged = np.array(rows.winograd_bytes).take(places)
+    winograd_bytes = [row.winograd_bytes for row in rows]
+    if any(winograd_bytes):
+        enlarged = np.array(winograd_bytes).take(places)
         amounts[:, Amount.WINOGRAD_BYTES] = enlarged
         _write_sums(amounts, Amount.GRAPH_WINOGRAD_BYTES, enlarged / launches, ends)
     return amounts

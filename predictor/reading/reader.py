@@ -21,8 +21,9 @@ from devices.model_ref import MAX_INPUT_BYTES, InputSpec, resolve_input_shapes
 from predictor.costs import Cost, cost_of
 from predictor.digest import digest_of
 from predictor.errors import GraphCode, GraphRejected
-from predictor.graph import ModelGraph, Operator, TensorInfo
+from predictor.graph import Likeness, ModelGraph, Operator, TensorInfo
 from predictor.kinds import DEQUANTISES
+from predictor.memory import Memory
 from predictor.reading.control import CONTROL
 from predictor.reading.decoded import FileGraph, check_texts, decoded
 from predictor.reading.functions import without_functions
@@ -36,9 +37,8 @@ MAX_MODEL_BYTES = 1 << 30
 MAX_OPERATOR_COST = 1 << 46  # an hour of one operator; the sums over all operators still fit 64 bits
 _MAX_DIGEST_INTEGERS = 32
 _MAX_OPSET = 1 << 20
-_MAX_REMEMBERED = 4096
 _MAX_REMEMBERED_INPUTS = 64
-_remembered: dict[tuple[object, ...], Cost] = {}
+_remembered = Memory[tuple[object, ...], tuple[Likeness, Cost]](4096)
 _MULTIPLIES = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul"))
 
 
@@ -308,7 +308,54 @@ def _quantised_products(nodes: Sequence[Node]) -> dict[int, str]:
 
 
 def _operator(node: Node, tensors: Mapping[str, TensorInfo], precision: str | None) -> Operator:
-    cost, repeats = _cost(node, tensors), node.repeats
+    likeness, cost = _cost(node, tensors, precision)
+    operator = Operator(
+        node.name,
+        node.kind,
+        node.domain,
+        node.attributes,
+        tuple(["" if slot is None else slot.name for slot in node.inputs]),
+        tuple(["" if slot is None else slot.name for slot in node.outputs]),
+        cost.macs,
+        cost.bytes_read,
+        cost.bytes_written,
+        cost.parameters,
+        cost.precision,
+        node.repeats,
+    )
+    operator.likeness = likeness
+    return operator
+
+
+def _cost(
+    node: Node, tensors: Mapping[str, TensorInfo], precision: str | None
+) -> tuple[Likeness | None, Cost]:
+    """What all repetitions cost, worked out once for nodes that are alike. `precision`: where it is not the
+    one that the node says.
+    """
+    if node.key is None or len(node.inputs) > _MAX_REMEMBERED_INPUTS:
+        return None, _cost_of(node, tensors, precision)
+    inputs = node.inputs
+    asked: list[object] = [node.key, precision, node.repeats, len(inputs)]
+    for slot in inputs:
+        if slot is None:
+            asked.append(None)
+        else:  # a tensor that is read twice counts once: which it is tells its place among the inputs
+            asked += (slot.dtype, slot.shape, slot.role, inputs.index(slot))
+    for slot in node.outputs:
+        if slot is None:
+            asked.append(None)
+        else:
+            asked += (slot.dtype, slot.shape)
+    question = tuple(asked)
+    known = _remembered.get(question)
+    return known or _remembered.keep(question, (Likeness(), _cost_of(node, tensors, precision)))
+
+
+def _cost_of(node: Node, tensors: Mapping[str, TensorInfo], precision: str | None) -> Cost:
+    inputs = [None if slot is None else tensors[slot.name] for slot in node.inputs]
+    outputs = [None if slot is None else tensors[slot.name] for slot in node.outputs]
+    cost, repeats = cost_of(node.full_kind, node.attributes, inputs=inputs, outputs=outputs), node.repeats
     macs, bytes_read = cost.macs * repeats, cost.bytes_read * repeats
     bytes_written = cost.bytes_written * repeats
     largest = max(macs, bytes_read, bytes_written, repeats)
@@ -318,47 +365,4 @@ def _operator(node: Node, tensors: Mapping[str, TensorInfo], precision: str | No
             f"{MAX_OPERATOR_COST} are allowed; give smaller input sizes, or loops fewer trips",
             GraphCode.TOO_LARGE,
         )
-    return Operator(
-        node.name,
-        node.kind,
-        node.domain,
-        node.attributes,
-        tuple(["" if slot is None else slot.name for slot in node.inputs]),
-        tuple(["" if slot is None else slot.name for slot in node.outputs]),
-        macs,
-        bytes_read,
-        bytes_written,
-        cost.parameters,
-        precision or cost.precision,
-        repeats,
-    )
-
-
-def _cost(node: Node, tensors: Mapping[str, TensorInfo]) -> Cost:
-    """The cost of one execution, worked out once for nodes that are alike."""
-    question: tuple[object, ...] | None = None
-    if node.key is not None and len(node.inputs) <= _MAX_REMEMBERED_INPUTS:
-        inputs_read = node.inputs
-        asked: list[object] = [node.key, len(inputs_read)]
-        for slot in inputs_read:
-            if slot is None:
-                asked.append(None)
-            else:  # a tensor that is read twice counts once: which it is tells its place among the inputs
-                asked += (slot.dtype, slot.shape, slot.role, inputs_read.index(slot))
-        for slot in node.outputs:
-            if slot is None:
-                asked.append(None)
-            else:
-                asked += (slot.dtype, slot.shape)
-        question = tuple(asked)
-        known = _remembered.get(question)
-        if known is not None:
-            return known
-    inputs = [None if slot is None else tensors[slot.name] for slot in node.inputs]
-    outputs = [None if slot is None else tensors[slot.name] for slot in node.outputs]
-    cost = cost_of(node.full_kind, node.attributes, inputs=inputs, outputs=outputs)
-    if question is not None:
-        if len(_remembered) >= _MAX_REMEMBERED:
-            _remembered.clear()
-        _remembered[question] = cost
-    return cost
+    return Cost(macs, bytes_read, bytes_written, cost.parameters, precision or cost.precision)

@@ -10,6 +10,7 @@ from onnx import checker, defs, helper, shape_inference
 
 from predictor.errors import GraphCode, GraphRejected
 from predictor.graph import AttributeValue
+from predictor.memory import Memory
 from predictor.reading.decoded import FileNode, decoded_node
 from predictor.reading.nodes import filled_type
 from predictor.reading.plain_types import plain_outputs
@@ -29,7 +30,6 @@ _INFERENCE_ERRORS = (
 )  # fmt: skip - what onnx's C++ inference raises on contradictory nodes; nothing of ours runs inside that try
 
 
-_MAX_REMEMBERED = 4096
 _MAX_REMEMBERED_ELEMENTS = 64  # of a value that decides about a shape
 _MAX_REMEMBERED_INPUTS = 64
 _FIRST_CONSTANT_OF_SHAPE = 9  # the opset that brought it
@@ -44,7 +44,7 @@ _BLIND_TO_VALUES = frozenset(
         "QuantizeLinear", "Relu", "Sigmoid", "Softmax", "Sqrt", "Sub", "Sum", "Tanh", "Transpose", "Where",
     )
 )  # fmt: skip
-_remembered: dict[tuple[object, ...], tuple[Typed, ...]] = {}  # what inference said, by its question
+_remembered = Memory[tuple[object, ...], tuple[Typed, ...]](4096)  # what inference said
 
 
 def output_types(
@@ -80,11 +80,6 @@ def output_types(
     return bound, True
 
 
-def forget() -> None:
-    """Ask inference anew about every node: what it said before is dropped, as in a fresh process."""
-    _remembered.clear()
-
-
 @lru_cache(maxsize=4096)
 def _schema(kind: str, version: int, domain: str) -> defs.OpSchema | None:
     try:
@@ -110,11 +105,7 @@ def _inferred(
     if known is not None:
         return known
     typed = inferred_types(node, inputs, opsets)
-    if typed is not None:
-        if len(_remembered) >= _MAX_REMEMBERED:
-            _remembered.clear()
-        _remembered[question] = tuple(typed)
-    return typed
+    return None if typed is None else _remembered.keep(question, tuple(typed))
 
 
 def _question(
