@@ -29,6 +29,7 @@ def fused_of(connections: Connections, *, fuses_chains: bool) -> list[Fused]:
         connections.producer,
         connections.uses,
         connections.ends,
+        connections.known(is_generated=fuses_chains),
         fuses_chains,
     )
     matchers = _WITH_CODE if fuses_chains else _ALWAYS

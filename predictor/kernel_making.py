@@ -149,15 +149,13 @@ class KernelMaker:
         """
         if len(places) > _MOST_REMEMBERED:
             return None
-        operators, numbers = self._connections.operators, dict[str, int]()
-        asked: list[object] = [places.index(root)]
-        for place in places:
-            op = operators[place]
-            if op.likeness is None:
-                return None
-            asked.append(op.likeness)
-            asked += [numbers.setdefault(name, len(numbers)) for name in op.outputs]
-            asked += [numbers.setdefault(name, len(numbers)) for name in op.inputs]
+        members = [self._connections.operators[place] for place in places]
+        likenesses = [op.likeness for op in members]
+        if None in likenesses:
+            return None
+        names = [name for op in members for name in (*op.outputs, *op.inputs)]
+        numbers = dict(zip(names, range(len(names)), strict=True))
+        asked: list[object] = [places.index(root), *likenesses, *map(numbers.get, names)]
         for place, is_spared, kind, inputs in patterns:
             if not numbers.keys() >= set(inputs):
                 return None

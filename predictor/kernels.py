@@ -18,7 +18,7 @@ from predictor.fusions import fused_of
 from predictor.graph import ModelGraph, Operator, TensorInfo
 from predictor.kernel_making import PRODUCTS, Kernel, KernelMaker, groups_of
 from predictor.kinds import DEQUANTISES, KINDS, Family
-from predictor.wiring import Connections, is_known
+from predictor.wiring import Connections
 
 __all__ = ["Kernel", "Views", "kernels_of", "unfused_kernels_of"]
 
@@ -134,6 +134,7 @@ class _Fusion:
         self._tensors = connections.tensors
         self._operators = operators = connections.operators
         self._fuses_chains = fuses_chains
+        self._known = connections.known(is_generated=fuses_chains)
         self._joins = _JOINS_CHAINS if fuses_chains else _JOINS
         self._home = list(range(len(operators)))
         self._producer = connections.producer
@@ -277,11 +278,10 @@ class _Fusion:
             return False
         if kind in _ACTIVATIONS:
             return self._applies(home, op, through)
-        others = [self._tensors[name] for name in op.inputs if name and name != through]
-        is_constant = all(is_known(tensor, is_generated=self._fuses_chains) for tensor in others)
+        others = [name for name in op.inputs if name and name != through]
+        is_constant = self._known.issuperset(others)
         if kind == "BatchNormalization":
-            weights = [self._tensors[name] for name in anchor.inputs[1:2]]
-            return is_constant and all(is_known(one, is_generated=self._fuses_chains) for one in weights)
+            return is_constant and self._known.issuperset(anchor.inputs[1:2])
         if anchor.kind == "MatMulInteger" and kind in ("Cast", "Mul", "Sub", "Div"):
             return True  # its scales are computed at run time
         if kind not in ("Add", "Sum", "Mul", "Sub", "Div"):
@@ -289,8 +289,8 @@ class _Fusion:
         shape = self._tensors[op.outputs[0]].shape
         if is_constant:
             is_free = self._fuses_chains or self._is_quantised(home)
-            return is_free or _is_folded(anchor, kind, [tensor.shape for tensor in others], shape)
-        same = kind in ("Add", "Sum") and all(tensor.shape == shape for tensor in others)
+            return is_free or _is_folded(anchor, kind, [self._tensors[name].shape for name in others], shape)
+        same = kind in ("Add", "Sum") and all(self._tensors[name].shape == shape for name in others)
         return same and anchor.kind == "Conv" and (self._fuses_chains or self._is_blocked(home, shape))
 
     def _is_blocked(self, home: int, shape: tuple[int, ...]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from predictor.graph import ModelGraph, Operator, TensorInfo, bits_of
@@ -25,25 +25,33 @@ class Fused:
 
 class Connections:
     """What every way to run a graph asks of it, worked out once: who makes a tensor and who reads it (each
-    once), which tensors leave the graph, full kinds of operators; of each tensor its elements and its bytes,
-    densely packed.
+    once), which tensors leave the graph and which are weights, full kinds of operators; of each tensor its
+    elements and its bytes, densely packed.
     """
 
     def __init__(self, graph: ModelGraph) -> None:
         self.graph = graph
         self.operators = operators = graph.operators
-        self.tensors = graph.tensors
+        self.tensors = tensors = graph.tensors
         self.kinds = [op.full_kind if op.domain else op.kind for op in operators]
         self.has_quantised = not DEQUANTISES.isdisjoint(self.kinds)
         self.ends = frozenset([tensor.name for tensor in graph.outputs])
         self.producer: dict[str, int] = {}
         self.uses: dict[str, list[int]] = {}
-        self.elements: dict[str, int] = {}
-        self.size_bytes: dict[str, int] = {}
-        self.weights: set[str] = set()
-        self.has_overridable = False  # weights that the caller may replace
+        self.elements: Mapping[str, int] = _Elements(tensors)
+        self.size_bytes: Mapping[str, int] = _SizeBytes(tensors)
+        self.constants = {name for name, tensor in tensors.items() if tensor.role == "constant"}
+        self.weights = self.constants | {
+            name for name, tensor in tensors.items() if tensor.role == "overridable"
+        }
+        self.has_overridable = len(self.weights) > len(self.constants)  # by the caller
         self._connect()
-        self._measure()
+
+    def known(self, *, is_generated: bool) -> Set[str]:
+        """What a runtime may compute with in advance. A code generator converts the file, and takes weights
+        that a caller may replace as they are.
+        """
+        return self.weights if is_generated else self.constants
 
     def _connect(self) -> None:
         producer, uses, operators = self.producer, self.uses, self.operators
@@ -59,26 +67,24 @@ class Connections:
                 elif known[-1] != index:  # once, however often the operator reads it
                     known.append(index)
 
-    def _measure(self) -> None:
-        elements, size_bytes, weights = self.elements, self.size_bytes, self.weights
-        bits: dict[str, int] = {}
-        for name, (_, dtype, shape, role) in self.tensors.items():
-            if dtype not in bits:
-                bits[dtype] = bits_of(dtype)
-            count = elements[name] = math.prod(shape)
-            size_bytes[name] = -(-count * bits[dtype] // 8)
-            if role == "constant":
-                weights.add(name)
-            elif role == "overridable":
-                weights.add(name)
-                self.has_overridable = True
+
+class _Elements(dict[str, int]):
+    """Of tensors by their names, each counted when it is first asked for: most never are."""
+
+    def __init__(self, tensors: Mapping[str, TensorInfo]) -> None:
+        super().__init__()
+        self._tensors = tensors
+
+    def __missing__(self, name: str) -> int:
+        self[name] = count = math.prod(self._tensors[name].shape)
+        return count
 
 
-def is_known(tensor: TensorInfo, *, is_generated: bool) -> bool:
-    """Whether a runtime may compute with it in advance. A code generator converts the file, and takes weights
-    that a caller may replace as they are.
-    """
-    return tensor.role == "constant" or (is_generated and tensor.role == "overridable")
+class _SizeBytes(_Elements):
+    def __missing__(self, name: str) -> int:
+        _, dtype, shape, _ = self._tensors[name]
+        self[name] = size = -(-math.prod(shape) * bits_of(dtype) // 8)
+        return size
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +99,7 @@ class Wiring:
     producer: Mapping[str, int]
     uses: Mapping[str, Sequence[int]]
     ends: frozenset[str]
+    known: Set[str]  # when the model is loaded
     fuses_chains: bool
 
     def maker(self, name: str, *kinds: str) -> int | None:
@@ -109,7 +116,7 @@ class Wiring:
 
     def is_constant(self, name: str) -> bool:
         """Known when the model is loaded."""
-        return bool(name) and is_known(self.tensors[name], is_generated=self.fuses_chains)
+        return name in self.known
 
     def is_number(self, name: str) -> bool:
         """A single constant."""

@@ -11,9 +11,11 @@ details.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from enum import IntEnum
 
 from predictor.graph import Operator, TensorInfo
 from predictor.kernel_making import Kernel, groups_of
+from predictor.wiring import Connections
 
 BLOCK = 16  # channels; of processors with vectors of 512 bits, and a good guess elsewhere
 _ALIGNED = 4  # what rearranging needs
@@ -27,89 +29,111 @@ _PASSING = frozenset(
 )  # fmt: skip
 _JOINING = frozenset(("Add", "Sum", "Mul"))
 _SCALING = frozenset(("Upsample", "Resize"))
+_GATHERING = _JOINING | {"Concat"}
 _KNOWN = {"Conv", "Concat"} | _POOLS | _PASSING | _JOINING | _SCALING
 
 Layouts = tuple[list[float], list[float]]
 
 
-def layouts_of(
-    kernels: Sequence[Kernel],
-    tensors: Mapping[str, TensorInfo],
-    results: Collection[str],
-    *,
-    roles: Collection[str] = ("constant", "overridable"),
-) -> Layouts:
+class Need(IntEnum):
+    """What has to be there so that a kernel runs on blocks."""
+
+    NOTHING = 0
+    FIRST = 1  # its first input, in blocks
+    ALL = 2  # all inputs
+    IMPOSSIBLE = 3
+
+
+# Asked of every kernel: an enumeration's own names take several times as long to look up.
+_NOTHING, _FIRST, _ALL, _IMPOSSIBLE = Need.NOTHING, Need.FIRST, Need.ALL, Need.IMPOSSIBLE
+STORED = ("constant", "overridable")
+
+
+def layouts_of(kernels: Sequence[Kernel], needs: Sequence[Need], connections: Connections) -> Layouts:
     """For kernels in the order of running, and the call around them last: 1.0 where one runs on blocks, and
-    the bytes that are rearranged before it. `results` leave the graph, plain. `roles`: of weights that may be
-    stored in blocks too; ONNX Runtime leaves those alone that the caller may replace.
+    the bytes that are rearranged before it. What leaves the graph is plain.
     """
     blocked: set[str] = set()  # tensors
     plain_too: set[str] = set()  # blocked ones that somebody has rearranged
     runs, rearranged = [0.0] * (len(kernels) + 1), [0.0] * (len(kernels) + 1)
     if not any(kernel.anchor.kind == "Conv" for kernel in kernels):
         return runs, rearranged
+    size_bytes = connections.size_bytes
     for place, kernel in enumerate(kernels):
         op, members, _, precision = kernel[:4]
         if precision == "int8":
             for member in members:
                 if member.kind == "DequantizeLinear" and member.inputs[0] in blocked:
                     blocked.add(member.outputs[0])
-        if op.kind in _KNOWN and _runs_on_blocks(op, precision, tensors, blocked, roles):
+        need = needs[place]
+        if need is not _IMPOSSIBLE and _is_met(need, op, blocked):
             runs[place] = 1.0
             if op.inputs[0] not in blocked:
-                rearranged[place] = _rearranged_before(op, precision, tensors)
+                rearranged[place] = _rearranged_before(op, precision, connections)
             for member in members:
                 blocked.update(member.outputs)
-        elif blocked:
-            moved = {name for member in members for name in member.inputs if name in blocked}
-            if moved:
-                rearranged[place] = float(sum([tensors[name].size_bytes for name in moved - plain_too]))
+            continue
+        for member in members:
+            if not blocked.isdisjoint(member.inputs):
+                moved = blocked.intersection(member.inputs) - plain_too
+                rearranged[place] += float(sum([size_bytes[name] for name in moved]))
                 plain_too |= moved
-    rearranged[-1] = float(sum(tensors[name].size_bytes for name in results if name in blocked - plain_too))
+    rearranged[-1] = float(sum([size_bytes[name] for name in connections.ends & blocked - plain_too]))
     return runs, rearranged
 
 
-def _rearranged_before(op: Operator, precision: str, tensors: Mapping[str, TensorInfo]) -> float:
+def _is_met(need: Need, op: Operator, blocked: set[str]) -> bool:
+    if need is _FIRST:
+        return op.inputs[0] in blocked
+    return need is _NOTHING or blocked.issuperset(filter(None, op.inputs))
+
+
+def _rearranged_before(op: Operator, precision: str, connections: Connections) -> float:
     """Bytes of a plain image that a kernel reads in blocks. A convolution of few channels reads it as it
     is.
     """
     first = op.inputs[0]
     if precision == "int8":
-        return float(tensors[first].elements)
-    is_direct = op.kind == "Conv" and tensors[first].shape[1] < BLOCK
-    return 0.0 if is_direct else float(tensors[first].size_bytes)
+        return float(connections.elements[first])
+    is_direct = op.kind == "Conv" and connections.tensors[first].shape[1] < BLOCK
+    return 0.0 if is_direct else float(connections.size_bytes[first])
 
 
-def _runs_on_blocks(
-    op: Operator,
-    precision: str,
-    tensors: Mapping[str, TensorInfo],
-    blocked: set[str],
-    roles: Collection[str],
-) -> bool:
-    kind = op.kind
-    if precision not in ("float32", "int8") or not op.outputs or not op.inputs or not op.inputs[0]:
-        return False
-    read = tensors[op.inputs[0]].shape
+def need_of(kernel: Kernel, tensors: Mapping[str, TensorInfo], *, roles: Collection[str] = STORED) -> Need:
+    """What a kernel needs, whatever is around it. `roles`: of weights that may be stored in blocks too; ONNX
+    Runtime leaves those alone that the caller may replace.
+    """
+    op, _, _, precision = kernel[:4]
+    if op.kind not in _KNOWN or precision not in ("float32", "int8"):
+        return Need.IMPOSSIBLE
+    if not op.outputs or not op.inputs or not op.inputs[0]:
+        return Need.IMPOSSIBLE
+    rank = len(tensors[op.inputs[0]].shape)
     if precision == "int8":  # signals too
-        return len(read) > _ROWS_RANK if kind == "Conv" else op.inputs[0] in blocked
-    if len(read) != _IMAGE_RANK:
-        return False
+        is_possible = op.kind != "Conv" or rank > _ROWS_RANK
+    else:
+        is_possible = rank == _IMAGE_RANK and _fits_blocks(op, tensors, roles)
+    if not is_possible:
+        return Need.IMPOSSIBLE
+    if op.kind == "Conv" or (op.kind in _POOLS and precision == "float32"):
+        return Need.NOTHING
+    return Need.ALL if precision == "float32" and op.kind in _GATHERING else Need.FIRST
+
+
+def _fits_blocks(op: Operator, tensors: Mapping[str, TensorInfo], roles: Collection[str]) -> bool:
+    """Whether an operator on images of floats has a way to run on blocks."""
+    kind = op.kind
     if kind == "Conv":
         return tensors[op.inputs[1]].role in roles and _has_blocks(op, tensors)
     if kind in _POOLS:
-        return read[1] % BLOCK == 0
+        return tensors[op.inputs[0]].shape[1] % BLOCK == 0
     if kind in _JOINING:
         shape = tensors[op.outputs[0]].shape
-        return all(name in blocked and tensors[name].shape == shape for name in op.inputs if name)
+        return all(tensors[name].shape == shape for name in op.inputs if name)
     if kind == "Concat":
         is_of_channels = op.attributes.get("axis") in (1, -3)
-        return is_of_channels and all(
-            name in blocked and tensors[name].shape[1] % BLOCK == 0 for name in op.inputs
-        )
-    if kind in _SCALING:
-        return op.inputs[0] in blocked and op.attributes.get("mode", "nearest") in ("nearest", "linear")
-    return op.inputs[0] in blocked
+        return is_of_channels and all(name and tensors[name].shape[1] % BLOCK == 0 for name in op.inputs)
+    return kind not in _SCALING or op.attributes.get("mode", "nearest") in ("nearest", "linear")
 
 
 def _has_blocks(op: Operator, tensors: Mapping[str, TensorInfo]) -> bool:

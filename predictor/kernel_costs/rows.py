@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from predictor.graph import AttributeValue, Likeness
 from predictor.kernel_costs.geometry import geometry_of
+from predictor.kernel_costs.layout import Need, need_of
 from predictor.kernel_making import PRODUCTS, Kernel
 from predictor.kinds import KINDS, Family
 from predictor.memory import Memory
@@ -155,13 +156,16 @@ _CALL = Traits(
 
 
 class Row(NamedTuple):
-    """What is written of a kernel: `amounts`, len(KNOWN_AT_ONCE) numbers, and the bytes of the weights that
-    Winograd's transformation would enlarge.
+    """What is written of a kernel: `amounts`, len(KNOWN_AT_ONCE) numbers; the bytes of the weights that
+    Winograd's transformation would enlarge; its traits; and what it needs to run on blocks of channels, with
+    weights of any role and with constant ones.
     """
 
     amounts: tuple[float, ...]
     winograd_bytes: int
     traits: Traits
+    blocks: Need
+    fixed_blocks: Need
 
 
 _ROWS = Memory[Likeness, Row](4096)
@@ -173,7 +177,7 @@ class Rows:
     """
 
     def __init__(self, call_amounts: tuple[float, ...], connections: Connections) -> None:
-        self.rows = [Row(call_amounts, 0, _CALL)]
+        self.rows = [Row(call_amounts, 0, _CALL, Need.IMPOSSIBLE, Need.IMPOSSIBLE)]
         self._connections = connections
         self._known: dict[Likeness | int, int] = {}  # by identity where nothing is alike
 
@@ -217,7 +221,10 @@ def _written(kernel: Kernel, connections: Connections) -> Row:
     is_transformed = (
         traits.indices[:2] == _DENSE_CONV and window == _TRANSFORMED and _is_transformed(amounts, kernel)
     )
-    return Row(amounts, kernel.weight_bytes if is_transformed else 0, traits)
+    blocks = fixed_blocks = need_of(kernel, connections.tensors)
+    if kernel.has_replaceable_weights:
+        fixed_blocks = need_of(kernel, connections.tensors, roles=("constant",))
+    return Row(amounts, kernel.weight_bytes if is_transformed else 0, traits, blocks, fixed_blocks)
 
 
 def _is_transformed(amounts: Sequence[float], kernel: Kernel) -> bool:

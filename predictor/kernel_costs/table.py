@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from devices.target import Runtime
 from predictor.graph import ModelGraph
 from predictor.kernel_costs.geometry import NOTHING
-from predictor.kernel_costs.layout import layouts_of
+from predictor.kernel_costs.layout import Need, layouts_of
 from predictor.kernel_costs.neighbours import Homes, neighbours, reads_of
 from predictor.kernel_costs.regrouping import regrouped_of
 from predictor.kernel_costs.rows import (
@@ -185,7 +185,7 @@ def _stacked(connections: Connections, ways: Sequence[Sequence[Kernel]]) -> Stac
         ends.append(len(listed))
     rows, places = written.rows, np.array(listed)
     amounts = _amounts(rows, places, ends)
-    _write_layouts(amounts, connections, ways)
+    _write_layouts(amounts, connections, ways, [rows[place] for place in listed])
     regrouped = [elements for kernels in ways for elements in regrouped_of(kernels, connections.graph)]
     if any(regrouped):
         amounts[:, Amount.REGROUPED] = regrouped
@@ -230,21 +230,36 @@ def _write_sums(amounts: Floats, column: Amount, each: Floats, ends: Sequence[in
         amounts[start:end, column] = total
 
 
-def _write_layouts(amounts: Floats, connections: Connections, ways: Sequence[Sequence[Kernel]]) -> None:
-    """In each view what runs on blocks of channels, and what is rearranged for that."""
+def _write_layouts(
+    amounts: Floats, connections: Connections, ways: Sequence[Sequence[Kernel]], each: Sequence[Row]
+) -> None:
+    """In each view what runs on blocks of channels, and what is rearranged for that. `each`: the row of each
+    kernel.
+    """
     if "Conv" not in connections.kinds:
         return  # nor in any kernel
-    tensors, results = connections.tensors, connections.ends
-    found = [layouts_of(kernels, tensors, results) for kernels in ways]
-    runs = [run for own, _ in found for run in own]
+    runs, rearranged = _layouts(connections, ways, [row.blocks for row in each])
     if not any(runs):
         return  # nothing is rearranged either
     amounts[:, Amount.ON_BLOCKS] = runs
-    amounts[:, Amount.REARRANGED_BYTES] = [moved for _, own in found for moved in own]
+    amounts[:, Amount.REARRANGED_BYTES] = rearranged
     if connections.has_overridable:
-        fewer = [layouts_of(kernels, tensors, results, roles=("constant",)) for kernels in ways]
-        still = [run for own, _ in fewer for run in own]
+        still, _ = _layouts(connections, ways, [row.fixed_blocks for row in each])
         amounts[:, Amount.OFF_BLOCKS] = amounts[:, Amount.ON_BLOCKS] - still
+
+
+def _layouts(
+    connections: Connections, ways: Sequence[Sequence[Kernel]], needs: Sequence[Need]
+) -> tuple[list[float], list[float]]:
+    """`layouts_of` each view, under each other."""
+    runs: list[float] = []
+    rearranged: list[float] = []
+    for kernels in ways:
+        start = len(runs)
+        own = layouts_of(kernels, needs[start : start + len(kernels)], connections)
+        runs += own[0]
+        rearranged += own[1]
+    return runs, rearranged
 
 
 def _neighbours(

@@ -16,7 +16,7 @@ from predictor.families.layers import Net
 from predictor.families.style import style_of
 from predictor.graph import ModelGraph
 from predictor.kernel_costs.geometry import NOTHING, Extent, geometry_of
-from predictor.kernel_costs.layout import layouts_of
+from predictor.kernel_costs.layout import Layouts, layouts_of, need_of
 from predictor.kernel_costs.table import Amount, Flag, View, kernels_in, table_of
 from predictor.kernels import Kernel
 from predictor.reading.reader import read_graph
@@ -36,6 +36,12 @@ def graph_of(
 
 def kernels_of(graph: ModelGraph) -> tuple[Kernel, ...]:
     return kernels_in(graph, View.LISTED)
+
+
+def layouts_in(graph: ModelGraph) -> Layouts:
+    kernels = kernels_of(graph)
+    needs = [need_of(kernel, graph.tensors) for kernel in kernels]
+    return layouts_of(kernels, needs, Connections(graph))
 
 
 def lone(
@@ -162,7 +168,7 @@ def test_poolings_and_sums_run_on_the_blocks_of_convolutions() -> None:
     ]
     stored = {"v": noise(32, 3, 3, 3), "w": noise(32, 32, 3, 3), "u": noise(20, 32, 1, 1)}
     graph = graph_of(nodes, [1, 3, 8, 8], stored)
-    runs, rearranged = layouts_of(kernels_of(graph), graph.tensors, ["y"])
+    runs, rearranged = layouts_in(graph)
     assert runs == [1.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0]
     assert rearranged == [0.0] * 5 + [20 * 4 * 4 * 4, 0.0, 0.0]
     table = table_of(graph, View.LISTED)
@@ -173,7 +179,7 @@ def test_poolings_and_sums_run_on_the_blocks_of_convolutions() -> None:
 def test_plain_images_are_rearranged_before_and_blocks_behind() -> None:
     nodes = [helper.make_node("Sigmoid", ["x"], ["a"]), conv("a", "y", "w")]
     graph = graph_of(nodes, [1, 32, 4, 4], {"w": noise(16, 32, 1, 1)})
-    runs, rearranged = layouts_of(kernels_of(graph), graph.tensors, ["y"])
+    runs, rearranged = layouts_in(graph)
     assert runs == [0.0, 1.0, 0.0]
     assert rearranged == [0.0, 32 * 16 * 4, 16 * 16 * 4]
 
@@ -197,9 +203,9 @@ def test_replaceable_weights_leave_blocks_where_a_runtime_does_not_convert() -> 
 
 def test_unaligned_channels_and_graphs_without_convolutions_stay_plain() -> None:
     odd = graph_of([conv("x", "y", "w")], [1, 18, 4, 4], {"w": noise(16, 18, 1, 1)})
-    assert layouts_of(kernels_of(odd), odd.tensors, ["y"]) == ([0.0, 0.0], [0.0, 0.0])
+    assert layouts_in(odd) == ([0.0, 0.0], [0.0, 0.0])
     plain = graph_of([helper.make_node("Relu", ["x"], ["y"])], [1, 16, 4, 4])
-    assert layouts_of(kernels_of(plain), plain.tensors, ["y"]) == ([0.0, 0.0], [0.0, 0.0])
+    assert layouts_in(plain) == ([0.0, 0.0], [0.0, 0.0])
 
 
 def test_a_pooling_between_bytes_counts_as_one_of_bytes() -> None:
