@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from predictor.graph import ModelGraph, Operator, TensorInfo, bits_of
@@ -47,7 +47,7 @@ class Connections:
         self.has_overridable = len(self.weights) > len(self.constants)  # by the caller
         self._connect()
 
-    def known(self, *, is_generated: bool) -> Set[str]:
+    def known(self, *, is_generated: bool) -> set[str]:
         """What a runtime may compute with in advance. A code generator converts the file, and takes weights
         that a caller may replace as they are.
         """
@@ -99,7 +99,7 @@ class Wiring:
     producer: Mapping[str, int]
     uses: Mapping[str, Sequence[int]]
     ends: frozenset[str]
-    known: Set[str]  # when the model is loaded
+    known: set[str]  # when the model is loaded
     fuses_chains: bool
 
     def maker(self, name: str, *kinds: str) -> int | None:

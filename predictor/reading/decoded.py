@@ -22,6 +22,7 @@ MAX_FIELDS = 1_000_000  # names, attributes and their numbers, and tensors, of a
 MAX_KIND_LENGTH = 256
 MAX_DECLARED = 10_000  # inputs and outputs of one graph, and domains
 _MAX_KEY_ITEMS = 64  # of one attribute of a node that is remembered
+_MAX_KEY_BYTES = 64  # of a tensor there
 
 
 @dataclass(slots=True, eq=False)
@@ -29,8 +30,8 @@ class FileNode:
     """One node. Not frozen, as nothing is that is made once per node: that takes three times as long.
 
     `domain`: "" is ONNX's own, which files also write as ai.onnx. `attributes`: those that are numbers,
-    texts, or tuples of them. `key`: kind and attributes, where there are no others and they are short; None
-    elsewhere.
+    texts, or tuples of them. `key`: kind and attributes, where there are no others and they are short, and
+    the tensor that a ConstantOfShape fills with; None elsewhere.
     """
 
     proto: onnx.NodeProto
@@ -214,6 +215,8 @@ class _Decoder:
                 attributes[called] = value
                 key += (called, code, value)
                 continue  # graphs beside a number are nobody's
+            if code == _TENSOR and node.full_kind == _FILLS and attribute.t.ByteSize() <= _MAX_KEY_BYTES:
+                key += (called, code, attribute.t.SerializeToString())
             nested = [attribute.g] if code == _GRAPH else []
             if attribute.graphs:
                 self._count(len(attribute.graphs))
@@ -222,9 +225,9 @@ class _Decoder:
                 read_graph = self.graph(graph, depth + 1, inside_function=inside_function)
                 graphs.append((called, read_graph))
         count = len(node.protos)
-        is_plain = 3 * count + 2 == len(key) and len(attributes) == count and _is_short(attributes)
+        is_plain = 3 * count + 2 == len(key) and (count == 1 or len(attributes) == count)
         node.attributes, node.graphs = attributes, graphs
-        node.key = tuple(key) if is_plain else None
+        node.key = tuple(key) if is_plain and _is_short(attributes) else None
 
     def _count(self, fields: int) -> None:
         self._fields += fields
@@ -249,7 +252,9 @@ def _is_short(attributes: Mapping[str, AttributeValue]) -> bool:
     return True
 
 
-_GRAPH, _STRINGS = AttributeProto.GRAPH, AttributeProto.STRINGS  # protobuf takes long to look a name up
+# protobuf takes long to look a name up
+_GRAPH, _TENSOR, _STRINGS = AttributeProto.GRAPH, AttributeProto.TENSOR, AttributeProto.STRINGS
+_FILLS = "ConstantOfShape"  # with the only number of a tensor
 _NONE: Mapping[str, AttributeValue] = {}
 _LISTS: Mapping[int, str] = {
     AttributeProto.INTS: "ints",

@@ -6,14 +6,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
 
-from predictor.costs import cost_of
+from predictor.costs import Cost, cost_of
 from predictor.errors import GraphCode, GraphRejected
-from predictor.graph import AttributeValue
+from predictor.graph import AttributeValue, Likeness
 from predictor.reading.decoded import FileNode, attribute_value
 from predictor.reading.shapes import Typed
 from predictor.reading.slots import Slot, dtype_of, tensor_value
@@ -25,15 +25,30 @@ _DTYPE_OF_VALUE = {"value_int": "int64", "value_float": "float32", "value_string
 
 
 @dataclass(slots=True, eq=False)
+class Outcome:
+    """What nodes that are alike make of their inputs: types of the outputs, `values` where these are known,
+    whether the types are bounds, as `predictor.reading.typing.output_types` says. `costs`: of such operators
+    that run, as far as they have been asked for, by their repeats and precision.
+    """
+
+    typed: Sequence[Typed]
+    values: Sequence[Array] | None = None
+    is_bound: bool = False
+    costs: dict[tuple[int, str | None], tuple[Likeness, Cost]] = field(default_factory=dict)
+
+
+@dataclass(slots=True, eq=False)
 class Node:
-    """An operator that runs, before it is costed. `key`: of its kind and attributes, see `FileNode`."""
+    """An operator that runs, before it is costed. `outcome`: what it shares with those that are alike; None
+    where it is not the node of the file as it stands there.
+    """
 
     name: str
     kind: str
     domain: str
     full_kind: str  # with its domain where that is not ONNX's own
     attributes: Attributes
-    key: tuple[object, ...] | None
+    outcome: Outcome | None
     inputs: tuple[Slot | None, ...]
     outputs: tuple[Slot | None, ...]
     repeats: int
@@ -64,13 +79,14 @@ def made(
     inputs: Sequence[Slot | None],
     outputs: Sequence[Slot | None],
     repeats: int,
+    outcome: Outcome | None,
 ) -> Node:
     """The operator to emit for an ONNX node, possibly under another kind."""
     name = node.name or next((slot.name for slot in outputs if slot is not None), kind)
-    domain, full_kind, key = node.domain, node.full_kind, node.key
+    domain, full_kind = node.domain, node.full_kind
     if kind != node.op_type:
-        full_kind, key = f"{domain}/{kind}" if domain else kind, None
-    return Node(name, kind, domain, full_kind, attributes, key, tuple(inputs), tuple(outputs), repeats)
+        full_kind = f"{domain}/{kind}" if domain else kind
+    return Node(name, kind, domain, full_kind, attributes, outcome, tuple(inputs), tuple(outputs), repeats)
 
 
 def known_outputs(

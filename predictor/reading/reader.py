@@ -23,7 +23,6 @@ from predictor.digest import digest_of
 from predictor.errors import GraphCode, GraphRejected
 from predictor.graph import Likeness, ModelGraph, Operator, TensorInfo
 from predictor.kinds import DEQUANTISES
-from predictor.memory import Memory
 from predictor.reading.control import CONTROL
 from predictor.reading.decoded import FileGraph, check_texts, decoded
 from predictor.reading.functions import without_functions
@@ -37,8 +36,7 @@ MAX_MODEL_BYTES = 1 << 30
 MAX_OPERATOR_COST = 1 << 46  # an hour of one operator; the sums over all operators still fit 64 bits
 _MAX_DIGEST_INTEGERS = 32
 _MAX_OPSET = 1 << 20
-_MAX_REMEMBERED_INPUTS = 64
-_remembered = Memory[tuple[object, ...], tuple[Likeness, Cost]](4096)
+_MAX_COSTS = 8  # of nodes that are alike, by their repeats
 _MULTIPLIES = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul"))
 
 
@@ -333,23 +331,15 @@ def _cost(
     """What all repetitions cost, worked out once for nodes that are alike. `precision`: where it is not the
     one that the node says.
     """
-    if node.key is None or len(node.inputs) > _MAX_REMEMBERED_INPUTS:
+    if node.outcome is None:
         return None, _cost_of(node, tensors, precision)
-    inputs = node.inputs
-    asked: list[object] = [node.key, precision, node.repeats, len(inputs)]
-    for slot in inputs:
-        if slot is None:
-            asked.append(None)
-        else:  # a tensor that is read twice counts once: which it is tells its place among the inputs
-            asked += (slot.dtype, slot.shape, slot.role, inputs.index(slot))
-    for slot in node.outputs:
-        if slot is None:
-            asked.append(None)
-        else:
-            asked += (slot.dtype, slot.shape)
-    question = tuple(asked)
-    known = _remembered.get(question)
-    return known or _remembered.keep(question, (Likeness(), _cost_of(node, tensors, precision)))
+    costs, question = node.outcome.costs, (node.repeats, precision)
+    known = costs.get(question)
+    if known is None:
+        if len(costs) >= _MAX_COSTS:
+            costs.clear()
+        known = costs[question] = Likeness(), _cost_of(node, tensors, precision)
+    return known
 
 
 def _cost_of(node: Node, tensors: Mapping[str, TensorInfo], precision: str | None) -> Cost:

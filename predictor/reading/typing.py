@@ -10,7 +10,6 @@ from onnx import checker, defs, helper, shape_inference
 
 from predictor.errors import GraphCode, GraphRejected
 from predictor.graph import AttributeValue
-from predictor.memory import Memory
 from predictor.reading.decoded import FileNode, decoded_node
 from predictor.reading.nodes import filled_type
 from predictor.reading.plain_types import plain_outputs
@@ -30,11 +29,9 @@ _INFERENCE_ERRORS = (
 )  # fmt: skip - what onnx's C++ inference raises on contradictory nodes; nothing of ours runs inside that try
 
 
-_MAX_REMEMBERED_ELEMENTS = 64  # of a value that decides about a shape
-_MAX_REMEMBERED_INPUTS = 64
 _FIRST_CONSTANT_OF_SHAPE = 9  # the opset that brought it
-# Kinds whose output shapes depend on no value: neither asked of inference nor remembered with its answer.
-_BLIND_TO_VALUES = frozenset(
+# Kinds whose output shapes depend on no value: inference is not told any.
+BLIND_TO_VALUES = frozenset(
     (
         "Add", "And", "AveragePool", "BatchNormalization", "Cast", "Clip", "Concat", "Conv", "ConvTranspose",
         "DequantizeLinear", "Div", "Equal", "Erf", "Exp", "Flatten", "Gather", "Gemm", "GlobalAveragePool",
@@ -44,7 +41,6 @@ _BLIND_TO_VALUES = frozenset(
         "QuantizeLinear", "Relu", "Sigmoid", "Softmax", "Sqrt", "Sub", "Sum", "Tanh", "Transpose", "Where",
     )
 )  # fmt: skip
-_remembered = Memory[tuple[object, ...], tuple[Typed, ...]](4096)  # what inference said
 
 
 def output_types(
@@ -91,51 +87,12 @@ def _schema(kind: str, version: int, domain: str) -> defs.OpSchema | None:
 def _inferred(
     node: FileNode, inputs: Sequence[Slot | None], opsets: Mapping[str, int]
 ) -> Sequence[Typed] | None:
-    """onnx's inference of one node; None where it leaves a size open. Asked once for nodes that are alike:
-    networks repeat their blocks, and searches their networks.
-    """
+    """onnx's inference of one node; None where it leaves a size open."""
     if node.full_kind == "ConstantOfShape" and opsets.get("", 0) >= _FIRST_CONSTANT_OF_SHAPE:
         filled = filled_type(node, inputs)
         if filled is not None:
             return [filled]
-    question = _question(node, inputs, opsets)
-    if question is None:
-        return inferred_types(node, inputs, opsets)
-    known = _remembered.get(question)
-    if known is not None:
-        return known
-    typed = inferred_types(node, inputs, opsets)
-    return None if typed is None else _remembered.keep(question, tuple(typed))
-
-
-def _question(
-    node: FileNode, inputs: Sequence[Slot | None], opsets: Mapping[str, int]
-) -> tuple[object, ...] | None:
-    """All that inference looks at; None where that is not small and plain."""
-    if node.key is None or len(inputs) > _MAX_REMEMBERED_INPUTS:
-        return None
-    asked: list[object] = [node.key, *opsets.items(), len(node.output)]
-    if "" in node.output:
-        asked += map(bool, node.output)
-    if node.full_kind in _BLIND_TO_VALUES:
-        for slot in inputs:
-            if slot is None:
-                asked.append(None)
-            else:
-                asked += (slot.dtype, slot.shape)
-        return tuple(asked)
-    for slot in inputs:
-        if slot is None:
-            asked.append(None)
-            continue
-        value = slot.value
-        if value is None:
-            asked += (slot.dtype, slot.shape)
-        elif value.size > _MAX_REMEMBERED_ELEMENTS:
-            return None
-        else:
-            asked += (slot.dtype, slot.shape, value.tobytes())
-    return tuple(asked)
+    return inferred_types(node, inputs, opsets)
 
 
 def inferred_types(
@@ -158,7 +115,7 @@ def inferred_types(
     slots = {name: slot for name, slot in zip(node.input, inputs, strict=True) if slot is not None}
     types = {name: type_of(slot) for name, slot in slots.items()}
     data: dict[str, onnx.TensorProto] = {}
-    if node.full_kind not in _BLIND_TO_VALUES:
+    if node.full_kind not in BLIND_TO_VALUES:
         data = {name: known for name, slot in slots.items() if (known := data_of(slot)) is not None}
     imports = [helper.make_opsetid(name, number) for name, number in opsets.items()]
     try:

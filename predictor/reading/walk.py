@@ -23,13 +23,14 @@ from predictor.reading.decoded import FileGraph, FileNode
 from predictor.reading.nodes import (
     Attributes,
     Node,
-    known_outputs,
+    Outcome,
     made,
     malformed,
     plain_constant,
     rejected,
 )
 from predictor.reading.order import sorted_nodes
+from predictor.reading.outcomes import outcome_of
 from predictor.reading.sequences import SEQUENCE_KINDS, concatenated, followed, split_shapes
 from predictor.reading.shapes import Typed
 from predictor.reading.slots import (
@@ -41,8 +42,7 @@ from predictor.reading.slots import (
     refuse_external,
     stored_tensor,
 )
-from predictor.reading.typing import output_types
-from predictor.reading.values import Array, dtype_name
+from predictor.reading.values import Array
 
 MAX_NOTES = 50
 MAX_HELD_ITEMS = 1_000_000
@@ -153,13 +153,25 @@ class Walk:
         inputs: Sequence[Slot | None],
         outputs: Sequence[Slot | None],
         kind: str | None = None,
+        outcome: Outcome | None = None,
     ) -> None:
-        """Append an operator that runs. Raises `GraphRejected` for a kind without a known cost."""
+        """Append an operator that runs; `outcome`: what it was found to make of its inputs, if it is emitted
+        as it stands in the file. Raises `GraphRejected` for a kind without a known cost.
+        """
         if kind is None:
             if node.full_kind not in KINDS:
                 raise rejected(node, "has no known cost; replace or remove it")
             kind = node.op_type
-        self.nodes.append(made(node, kind, attributes, inputs=inputs, outputs=outputs, repeats=self._repeats))
+        operator = made(
+            node,
+            kind,
+            attributes,
+            inputs=inputs,
+            outputs=outputs,
+            repeats=self._repeats,
+            outcome=outcome,
+        )
+        self.nodes.append(operator)
 
     def note(self, note: str) -> None:
         """Tell the user something, once."""
@@ -222,15 +234,11 @@ class Walk:
                     is_known = False
                 if slot.role != "constant":
                     is_constant = False
-        attributes = node.attributes
-        values = known_outputs(node, inputs, attributes, is_known=is_known)
-        if values is not None:
-            typed: Sequence[Typed] = [(dtype_name(value), value.shape) for value in values]
-        else:
-            typed, is_bound = output_types(node, inputs, self.opsets)
-            if is_bound:
-                largest = f"costed for the largest, {list(typed[0][1])}"
-                self.note(f"{node.label}: the size of its output depends on the data; {largest}")
+        outcome = outcome_of(node, inputs, self.opsets, is_known=is_known)
+        typed, values = outcome.typed, outcome.values
+        if outcome.is_bound:
+            largest = f"costed for the largest, {list(typed[0][1])}"
+            self.note(f"{node.label}: the size of its output depends on the data; {largest}")
         role: Role = "constant" if self._is_folded(node.full_kind, is_constant) else "activation"
         outputs: list[Slot | None] = []
         for index, name in enumerate(node.output):
@@ -242,7 +250,7 @@ class Walk:
             scope[name] = made = self.slot(typed[index], prefix + name, role, value)
             outputs.append(made)
         if role == "activation":
-            self.emit(node, attributes, inputs=inputs, outputs=outputs)
+            self.emit(node, node.attributes, inputs=inputs, outputs=outputs, outcome=outcome)
         elif node.op_type == "Cast" and inputs[0] is not None and inputs[0].dtype in _PACKED:
             self.unpacks_weights |= math.prod(inputs[0].shape) >= _FEWEST_PACKED
 
