@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
-from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from predictor.graph import AttributeValue, Likeness
 from predictor.kernel_costs.geometry import geometry_of
@@ -126,7 +128,10 @@ _PRECISION_INDEX = {
 _OTHER_PRECISION = 5
 CALL_PLACE = 0
 # The others, of layouts, regrouping and the graph's weights, are known when all kernels are.
-KNOWN_AT_ONCE = tuple(Amount)[: Amount.ON_BLOCKS]
+_KNOWN_AT_ONCE = int(Amount.ON_BLOCKS)
+FIXED_AMOUNTS = slice(0, _KNOWN_AT_ONCE)  # of `Row.numbers`, as the next ones
+FLAGS = slice(_KNOWN_AT_ONCE, _KNOWN_AT_ONCE + len(Flag))
+INDICES = slice(FLAGS.stop, FLAGS.stop + 3)
 _TRANSFORMED = 9.0  # elements of a window
 _NARROW = 8  # channels; below, no library transforms
 _NOTHING_WITHIN = (False, False, False, False)
@@ -155,20 +160,28 @@ _CALL = Traits(
 )
 
 
-class Row(NamedTuple):
-    """What is written of a kernel: `amounts`, len(KNOWN_AT_ONCE) numbers; the bytes of the weights that
-    Winograd's transformation would enlarge; its traits; and what it needs to run on blocks of channels, with
-    weights of any role and with constant ones.
+@dataclass(slots=True, eq=False)
+class Row:
+    """What is written of a kernel: `numbers`, its amounts that are known at once, flags and indices; the
+    bytes of the weights that Winograd's transformation would enlarge; its traits; and what it needs to run on
+    blocks of channels, with weights of any role and with constant ones. `features`: what the network sees of
+    that, once somebody has asked.
     """
 
-    amounts: tuple[float, ...]
+    numbers: NDArray[np.float64]
     winograd_bytes: int
     traits: Traits
     blocks: Need
     fixed_blocks: Need
+    features: NDArray[np.float32] | None = None
+
+
+def _numbers(amounts: Sequence[float], traits: Traits) -> NDArray[np.float64]:
+    return np.array((*amounts, *traits.flags, *traits.indices), dtype=np.float64)
 
 
 _ROWS = Memory[Likeness, Row](4096)
+_CALLS = Memory[tuple[float, ...], Row](4096)
 
 
 class Rows:
@@ -177,7 +190,7 @@ class Rows:
     """
 
     def __init__(self, call_amounts: tuple[float, ...], connections: Connections) -> None:
-        self.rows = [Row(call_amounts, 0, _CALL, Need.IMPOSSIBLE, Need.IMPOSSIBLE)]
+        self.rows = [_CALLS.get(call_amounts) or _CALLS.keep(call_amounts, _call_row(call_amounts))]
         self._connections = connections
         self._known: dict[Likeness | int, int] = {}  # by identity where nothing is alike
 
@@ -199,6 +212,10 @@ class Rows:
             return _written(kernel, self._connections)
         known = _ROWS.get(likeness)
         return known or _ROWS.keep(likeness, _written(kernel, self._connections))
+
+
+def _call_row(amounts: tuple[float, ...]) -> Row:
+    return Row(_numbers(amounts, _CALL), 0, _CALL, Need.IMPOSSIBLE, Need.IMPOSSIBLE)
 
 
 def _written(kernel: Kernel, connections: Connections) -> Row:
@@ -224,7 +241,8 @@ def _written(kernel: Kernel, connections: Connections) -> Row:
     blocks = fixed_blocks = need_of(kernel, connections.tensors)
     if kernel.has_replaceable_weights:
         fixed_blocks = need_of(kernel, connections.tensors, roles=("constant",))
-    return Row(amounts, kernel.weight_bytes if is_transformed else 0, traits, blocks, fixed_blocks)
+    winograd_bytes = kernel.weight_bytes if is_transformed else 0
+    return Row(_numbers(amounts, traits), winograd_bytes, traits, blocks, fixed_blocks)
 
 
 def _is_transformed(amounts: Sequence[float], kernel: Kernel) -> bool:

@@ -27,8 +27,10 @@ from predictor.kernel_costs.rows import (
     CALL_NAME,
     CALL_PLACE,
     CLASSES,
+    FIXED_AMOUNTS,
+    FLAGS,
+    INDICES,
     KIND_NAMES,
-    KNOWN_AT_ONCE,
     PRECISIONS,
     Amount,
     Flag,
@@ -130,10 +132,14 @@ def tabulate(graph: ModelGraph, kernels: Sequence[Kernel]) -> KernelTable:
 
 @dataclass(frozen=True, slots=True)
 class StackedTables:
-    """The tables of several views of one graph under each other, and where each ends."""
+    """The tables of several views of one graph under each other, and where each ends. `rows`: of kernels that
+    are not alike; `places`: which of them each kernel has.
+    """
 
     table: KernelTable
     ends: tuple[int, ...]
+    rows: Sequence[Row]
+    places: NDArray[np.int64]
 
     def apart(self) -> list[KernelTable]:
         """The table of each view; parts of the arrays here."""
@@ -184,18 +190,19 @@ def _stacked(connections: Connections, ways: Sequence[Sequence[Kernel]]) -> Stac
         listed.append(CALL_PLACE)
         ends.append(len(listed))
     rows, places = written.rows, np.array(listed)
-    amounts = _amounts(rows, places, ends)
-    _write_layouts(amounts, connections, ways, [rows[place] for place in listed])
+    each = [rows[place] for place in listed]
+    numbers = np.concatenate([row.numbers for row in rows]).reshape(len(rows), -1).take(places, axis=0)
+    amounts = _amounts(numbers, each, ends)
+    _write_layouts(amounts, connections, ways, each)
     regrouped = [elements for kernels in ways for elements in regrouped_of(kernels, connections.graph)]
     if any(regrouped):
         amounts[:, Amount.REGROUPED] = regrouped
-    each = [row.traits for row in rows]
-    traits = [each[place] for place in listed]
-    indices = np.array([one.indices for one in each]).take(places, axis=0)
+    indices = numbers[:, INDICES].astype(np.int64)
+    traits = [row.traits for row in each]
     before, behind = _neighbours(connections, ways, traits)
     table = KernelTable(
         amounts=amounts,
-        flags=np.array([one.flags for one in each], dtype=np.float64).take(places, axis=0),
+        flags=numbers[:, FLAGS],
         before=before,
         behind=behind,
         classes=indices[:, 0],
@@ -203,21 +210,19 @@ def _stacked(connections: Connections, ways: Sequence[Sequence[Kernel]]) -> Stac
         precisions=indices[:, 2],
         names=tuple([one.name for one in traits]),
     )
-    return StackedTables(table, tuple(ends))
+    return StackedTables(table, tuple(ends), rows, places)
 
 
-def _amounts(rows: Sequence[Row], places: NDArray[np.int64], ends: Sequence[int]) -> Floats:
-    """Of the kernels in these rows (K, len(Amount)), with the weights of all kernels of each view; zero where
-    later columns are written.
+def _amounts(numbers: Floats, each: Sequence[Row], ends: Sequence[int]) -> Floats:
+    """Of the kernels with these numbers and rows (K, len(Amount)), with the weights of all kernels of each
+    view; zero where later columns are written.
     """
-    written = np.array([row.amounts for row in rows], dtype=np.float64)
-    amounts = np.zeros((len(places), len(Amount)))
-    amounts[:, : len(KNOWN_AT_ONCE)] = written.take(places, axis=0)
+    amounts = np.zeros((len(numbers), len(Amount)))
+    amounts[:, FIXED_AMOUNTS] = numbers[:, FIXED_AMOUNTS]
     launches = np.maximum(amounts[:, Amount.LAUNCHES], 1.0)
     _write_sums(amounts, Amount.GRAPH_WEIGHT_BYTES, amounts[:, Amount.WEIGHT_BYTES] / launches, ends)
-    winograd_bytes = [row.winograd_bytes for row in rows]
-    if any(winograd_bytes):
-        enlarged = np.array(winograd_bytes).take(places)
+    enlarged = [row.winograd_bytes for row in each]
+    if any(enlarged):
         amounts[:, Amount.WINOGRAD_BYTES] = enlarged
         _write_sums(amounts, Amount.GRAPH_WINOGRAD_BYTES, enlarged / launches, ends)
     return amounts
