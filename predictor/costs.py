@@ -27,6 +27,9 @@ _COMPUTES_IN_INT8 = frozenset(
         "com.microsoft/QGemm",
     )
 )
+_PRODUCTS = (Family.CONV, Family.MATMUL)
+# Asked of every operator: an enumeration's own names take several times as long to look up.
+_NO_TRAFFIC, _PICKED, _LOOKUP = Traffic.NONE, Traffic.PICKED, Traffic.LOOKUP
 _TOUCHES_INPUTS = (Family.REDUCE, Family.POOL, Family.NORMALISE, Family.SEARCH)
 _LOOKED_UP_TABLES = 3  # words, positions and segments of an embedding: one row of each per token
 
@@ -70,9 +73,9 @@ _SCALAR_CYCLES: Mapping[str, float] = {
 _HAS_SCALAR_CYCLES = {*_SCALAR_CYCLES, "Softmax", "LogSoftmax", "Resize", "Upsample"}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Cost:
-    """Of one execution."""
+    """Of one execution; nothing changes it once it is made. Not frozen: that takes four times as long."""
 
     macs: int
     bytes_read: int
@@ -92,22 +95,24 @@ def cost_of(
     in `KINDS`.
     """
     kind = KINDS[full_kind]
-    read = {tensor.name: tensor for tensor in inputs if tensor is not None}
-    written = sum([tensor.size_bytes for tensor in outputs if tensor is not None])
-    parameters = sum([tensor.elements for tensor in read.values() if tensor.is_weight])
+    bytes_read = bytes_written = parameters = 0
+    for tensor in {tensor.name: tensor for tensor in inputs if tensor is not None}.values():
+        bytes_read += tensor.size_bytes
+        if tensor.is_weight:
+            parameters += tensor.elements
     precision = _precision(kind, full_kind, attributes, inputs=inputs, outputs=outputs)
-    if kind.traffic is Traffic.NONE:
-        return Cost(macs=0, bytes_read=0, bytes_written=0, parameters=parameters, precision=precision)
-    bytes_read = sum([tensor.size_bytes for tensor in read.values()])
+    if kind.traffic is _NO_TRAFFIC:
+        return Cost(0, 0, 0, parameters, precision)
+    for made in outputs:
+        if made is not None:
+            bytes_written += made.size_bytes
     first = inputs[0] if inputs else None
-    if kind.traffic is Traffic.PICKED and first is not None:
-        bytes_read -= max(first.size_bytes - written, 0)
-    elif kind.traffic is Traffic.LOOKUP:
-        bytes_read = min(bytes_read, _LOOKED_UP_TABLES * written)
+    if kind.traffic is _PICKED and first is not None:
+        bytes_read -= max(first.size_bytes - bytes_written, 0)
+    elif kind.traffic is _LOOKUP:
+        bytes_read = min(bytes_read, _LOOKED_UP_TABLES * bytes_written)
     macs = kind.macs(attributes, inputs, outputs) if kind.macs is not None else 0
-    return Cost(
-        macs=macs, bytes_read=bytes_read, bytes_written=written, parameters=parameters, precision=precision
-    )
+    return Cost(macs, bytes_read, bytes_written, parameters, precision)
 
 
 def touches_inputs(kind: Kind) -> bool:
@@ -163,9 +168,5 @@ def _precision(
         return f"int{int_attribute(attributes, 'bits', 4)}"
     if full_kind in _COMPUTES_IN_INT8:
         return "int8"
-    named = [tensor.dtype for tensor in (*inputs, *outputs) if tensor is not None]
-    if not named:
-        return "float32"
-    if kind.family in (Family.CONV, Family.MATMUL) and named[0] == "uint8":
-        return "int8"
-    return named[0]
+    first = next((tensor.dtype for tensor in (*inputs, *outputs) if tensor is not None), "float32")
+    return "int8" if first == "uint8" and kind.family in _PRODUCTS else first

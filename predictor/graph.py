@@ -53,7 +53,7 @@ class TensorInfo(NamedTuple):  # made once per tensor: a frozen dataclass would 
     @property
     def size_bytes(self) -> int:
         """Bytes when densely packed: two 4-bit elements share a byte."""
-        return -(-self.elements * bits_of(self.dtype) // 8)
+        return -(-math.prod(self.shape) * _BITS[self.dtype] // 8)
 
     @property
     def is_weight(self) -> bool:

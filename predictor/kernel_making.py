@@ -79,6 +79,7 @@ class Kernel(NamedTuple):  # made by the hundred: a dataclass would take four ti
 
 _TOLD = 2  # what of a kernel is the same for all that are alike begins here
 _ALONE = Memory[Likeness, tuple[Any, ...]](4096)
+_AS_FLOATS = Memory[Likeness, tuple[Any, ...]](4096)
 _TOGETHER = Memory[tuple[object, ...], tuple[Any, ...]](4096)
 
 
@@ -171,8 +172,17 @@ class KernelMaker:
         op = self._connections.operators[place]
         if op.kind not in _DEQUANTISED_BEFORE or not op.precision.startswith("int"):
             return self.alone(place)
-        kernel = self._alone(replace(op, precision="float32"), self._connections.kinds[place], (0.0, 0.0))
-        return kernel._replace(work=kernel.work + KINDS["DequantizeLinear"].work * op.parameters)
+        own = replace(op, precision="float32")
+        known = None if op.likeness is None else _AS_FLOATS.get(op.likeness)
+        if known is not None:
+            return Kernel._make((own, (own,), *known))
+        kernel = self._alone(own, self._connections.kinds[place], (0.0, 0.0))
+        work = kernel.work + KINDS["DequantizeLinear"].work * op.parameters
+        if op.likeness is None:
+            return kernel._replace(work=work)
+        kernel = kernel._replace(work=work, likeness=Likeness())
+        _AS_FLOATS.keep(op.likeness, kernel[_TOLD:])
+        return kernel
 
     def _alone(self, op: Operator, full_kind: str, work: tuple[float, float]) -> Kernel:
         family = KINDS[full_kind].family

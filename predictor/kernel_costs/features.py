@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predictor.graph import ModelGraph
-from predictor.kernel_costs.rows import FIXED_AMOUNTS, FLAGS, INDICES
+from predictor.kernel_costs.rows import FIXED_AMOUNTS, FLAGS, INDICES, numbers_of
 from predictor.kernel_costs.table import (
     CLASSES,
     KIND_NAMES,
@@ -77,7 +77,7 @@ def stacked_features(graph: ModelGraph, stacked: StackedTables) -> NDArray[np.fl
     """The same of a graph's tables in several views, under each other."""
     new = [row for row in stacked.rows if row.features is None]
     if new:
-        numbers = np.stack([row.numbers for row in new])
+        numbers = numbers_of(new)
         indices = numbers[:, INDICES].astype(np.int64)
         fixed = _fixed_features(numbers[:, FIXED_AMOUNTS], numbers[:, FLAGS], indices)
         for row, own in zip(new, fixed, strict=True):

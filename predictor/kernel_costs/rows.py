@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -132,6 +133,7 @@ _KNOWN_AT_ONCE = int(Amount.ON_BLOCKS)
 FIXED_AMOUNTS = slice(0, _KNOWN_AT_ONCE)  # of `Row.numbers`, as the next ones
 FLAGS = slice(_KNOWN_AT_ONCE, _KNOWN_AT_ONCE + len(Flag))
 INDICES = slice(FLAGS.stop, FLAGS.stop + 3)
+_NUMBERS = struct.Struct(f"{INDICES.stop}d")
 _TRANSFORMED = 9.0  # elements of a window
 _NARROW = 8  # channels; below, no library transforms
 _NOTHING_WITHIN = (False, False, False, False)
@@ -162,13 +164,14 @@ _CALL = Traits(
 
 @dataclass(slots=True, eq=False)
 class Row:
-    """What is written of a kernel: `numbers`, its amounts that are known at once, flags and indices; the
-    bytes of the weights that Winograd's transformation would enlarge; its traits; and what it needs to run on
-    blocks of channels, with weights of any role and with constant ones. `features`: what the network sees of
-    that, once somebody has asked.
+    """What is written of a kernel. `numbers`: its amounts that are known at once, flags and indices, packed
+    as float64, which takes half as long as an array; `winograd_bytes`: of the weights that Winograd's
+    transformation would enlarge; `blocks`: what it needs to run on blocks of channels, with weights of any
+    role, and `fixed_blocks` with constant ones; `features`: what the network sees of all that, once somebody
+    has asked.
     """
 
-    numbers: NDArray[np.float64]
+    numbers: bytes
     winograd_bytes: int
     traits: Traits
     blocks: Need
@@ -176,8 +179,13 @@ class Row:
     features: NDArray[np.float32] | None = None
 
 
-def _numbers(amounts: Sequence[float], traits: Traits) -> NDArray[np.float64]:
-    return np.array((*amounts, *traits.flags, *traits.indices), dtype=np.float64)
+def numbers_of(rows: Sequence[Row]) -> NDArray[np.float64]:
+    """Their numbers (R, INDICES.stop)."""
+    return np.frombuffer(b"".join([row.numbers for row in rows]), np.float64).reshape(-1, INDICES.stop)
+
+
+def _numbers(amounts: Sequence[float], traits: Traits) -> bytes:
+    return _NUMBERS.pack(*amounts, *traits.flags, *traits.indices)
 
 
 _ROWS = Memory[Likeness, Row](4096)

@@ -39,6 +39,7 @@ from predictor.kernel_costs.rows import (
     Rows,
     Traits,
     name_of,
+    numbers_of,
 )
 from predictor.kernels import Kernel, Views
 from predictor.wiring import Connections
@@ -191,7 +192,7 @@ def _stacked(connections: Connections, ways: Sequence[Sequence[Kernel]]) -> Stac
         ends.append(len(listed))
     rows, places = written.rows, np.array(listed)
     each = [rows[place] for place in listed]
-    numbers = np.concatenate([row.numbers for row in rows]).reshape(len(rows), -1).take(places, axis=0)
+    numbers = numbers_of(rows).take(places, axis=0)
     amounts = _amounts(numbers, each, ends)
     _write_layouts(amounts, connections, ways, each)
     regrouped = [elements for kernels in ways for elements in regrouped_of(kernels, connections.graph)]
