@@ -165,13 +165,21 @@ class KernelMaker:
             asked += (numbers[name], tensor.dtype, tensor.shape)
         return tuple(asked)
 
-    def listed(self, place: int) -> Kernel:
-        """An operator as frameworks and unoptimised sessions run it: a product whose operands were
-        dequantised computes in float32, and its weights are dequantised in every run.
+    def listed(self) -> list[Kernel]:
+        """All operators as frameworks and unoptimised sessions run them."""
+        alone, as_floats = self.alone, self._as_floats
+        return [
+            as_floats(place)
+            if op.kind in _DEQUANTISED_BEFORE and op.precision.startswith("int")
+            else alone(place)
+            for place, op in enumerate(self._connections.operators)
+        ]
+
+    def _as_floats(self, place: int) -> Kernel:
+        """A product whose operands were dequantised computes in float32, and its weights are dequantised in
+        every run.
         """
         op = self._connections.operators[place]
-        if op.kind not in _DEQUANTISED_BEFORE or not op.precision.startswith("int"):
-            return self.alone(place)
         own = replace(op, precision="float32")
         known = None if op.likeness is None else _AS_FLOATS.get(op.likeness)
         if known is not None:

@@ -63,8 +63,7 @@ class Views:
 
     def listed(self) -> tuple[Kernel, ...]:
         """As `unfused_kernels_of`."""
-        listed = self._maker.listed
-        return tuple([listed(place) for place in range(len(self.connections.operators))])
+        return tuple(self._maker.listed())
 
 
 def kernels_of(graph: ModelGraph, *, fuses_chains: bool) -> tuple[Kernel, ...]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from predictor.graph import ModelGraph, Operator, TensorInfo, bits_of
+from predictor.graph import ModelGraph, Operator, TensorInfo
 from predictor.kinds import DEQUANTISES
 
 
@@ -82,8 +82,7 @@ class _Elements(dict[str, int]):
 
 class _SizeBytes(_Elements):
     def __missing__(self, name: str) -> int:
-        _, dtype, shape, _ = self._tensors[name]
-        self[name] = size = -(-math.prod(shape) * bits_of(dtype) // 8)
+        self[name] = size = self._tensors[name].size_bytes
         return size
 
 

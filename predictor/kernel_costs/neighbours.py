@@ -35,24 +35,21 @@ class Reads:
 def reads_of(connections: Connections) -> Reads:
     """All that a graph's operators read from each other and from the caller, and the caller from them."""
     graph, producer, size_bytes = connections.graph, connections.producer, connections.size_bytes
-    given = {tensor.name for tensor in graph.inputs}
+    given = {tensor.name: _CALLER for tensor in graph.inputs}
     readers: list[int] = []
     makers: list[int] = []
     sizes: list[int] = []
     shared: list[tuple[int, int]] = []
-    for name, users in connections.uses.items():
-        maker = producer.get(name)
-        if maker is None:
-            if name not in given:
-                continue  # a weight
-            maker = _CALLER
-        size = size_bytes[name] or 1
-        if len(users) > 1:
-            shared.append((len(readers), len(readers) + len(users)))
-        for user in users:
-            readers.append(user)
-            makers.append(maker)
-            sizes.append(size)
+    for name, maker in (given | producer).items():  # all but weights
+        users = connections.uses.get(name)
+        if users is None:
+            continue
+        count, size = len(users), size_bytes[name] or 1
+        if count > 1:
+            shared.append((len(readers), len(readers) + count))
+        readers += users
+        makers += [maker] * count
+        sizes += [size] * count
     ends = [producer[tensor.name] for tensor in graph.outputs if tensor.name in producer]
     readers += [_CALLER] * len(ends)
     makers += ends

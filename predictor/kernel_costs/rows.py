@@ -204,16 +204,13 @@ class Rows:
 
     def places_of(self, kernels: Sequence[Kernel]) -> list[int]:
         """Rows of these kernels."""
-        known, rows, places = self._known, self.rows, list[int]()
-        for kernel in kernels:
-            likeness = kernel.likeness
-            key = id(kernel) if likeness is None else likeness
-            place = known.get(key)
-            if place is None:
-                place = known[key] = len(rows)
-                rows.append(self._row_of(kernel, likeness))
-            places.append(place)
-        return places
+        known, rows = self._known, self.rows
+        keys = [kernel.likeness or id(kernel) for kernel in kernels]
+        for key, kernel in zip(keys, kernels, strict=True):
+            if key not in known:
+                known[key] = len(rows)
+                rows.append(self._row_of(kernel, kernel.likeness))
+        return [known[key] for key in keys]
 
     def _row_of(self, kernel: Kernel, likeness: Likeness | None) -> Row:
         if likeness is None:
