@@ -21,7 +21,7 @@ MAX_NESTING = 16
 MAX_FIELDS = 1_000_000  # names, attributes and their numbers, and tensors, of all nodes and graphs together
 MAX_KIND_LENGTH = 256
 MAX_DECLARED = 10_000  # inputs and outputs of one graph, and domains
-_MAX_KEY_ITEMS = 64  # of one attribute of a node that is remembered
+_MAX_KEY_ITEMS = 64  # of one attribute of a node that is remembered; letters, of texts
 _MAX_KEY_BYTES = 64  # of a tensor there
 
 
@@ -247,8 +247,13 @@ def _read_items(code: int, items: Sequence[Any]) -> AttributeValue:
 
 def _is_short(attributes: Mapping[str, AttributeValue]) -> bool:
     for name, value in attributes.items():
-        if len(name) > _MAX_KEY_ITEMS or (isinstance(value, (str, tuple)) and len(value) > _MAX_KEY_ITEMS):
+        if len(name) > _MAX_KEY_ITEMS:
             return False
+        if isinstance(value, (str, tuple)):
+            if len(value) > _MAX_KEY_ITEMS:
+                return False
+            if value and type(value[0]) is str and len("".join(map(str, value))) > _MAX_KEY_ITEMS:
+                return False
     return True
 
 

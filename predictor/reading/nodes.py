@@ -16,7 +16,7 @@ from predictor.errors import GraphCode, GraphRejected
 from predictor.graph import AttributeValue, Likeness
 from predictor.reading.decoded import FileNode, attribute_value
 from predictor.reading.shapes import Typed
-from predictor.reading.slots import Slot, dtype_of, tensor_value
+from predictor.reading.slots import Slot, dtype_of, stored_tensor
 from predictor.reading.values import MAX_VALUE_ELEMENTS, MAX_VALUE_RANK, Array, can_evaluate, evaluate
 
 Attributes = Mapping[str, AttributeValue]
@@ -156,7 +156,7 @@ def _filled(node: FileNode, inputs: Sequence[Slot | None]) -> Sequence[Array] | 
     fill: Array | None = np.zeros(1, np.float32)
     for attribute in node.protos:
         if attribute.name == "value":
-            fill = tensor_value(attribute.t, node.label)
+            _, _, fill = stored_tensor(attribute.t, node.label)
     if fill is None or fill.size != 1:
         return None
     return [np.full(sizes, fill.reshape(()))]

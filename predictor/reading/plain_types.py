@@ -38,6 +38,8 @@ from predictor.reading.type_rules import (
     NUMBERS,
     TypeRule,
     conv,
+    conv_of_integers,
+    gathered,
     has_only,
     pool,
     pooled_whole,
@@ -141,6 +143,20 @@ def _binary(dtypes: Collection[str], result: str = "") -> TypeRule:
         return None if shape is None else (result or left.dtype, shape)
 
     return rule
+
+
+def _locally_normalised(inputs: Sequence[Slot], attributes: Attributes) -> Typed | None:
+    return _NORMAL(inputs, attributes) if "size" in attributes else None
+
+
+def _summed(inputs: Sequence[Slot], attributes: Attributes) -> Typed | None:
+    first = inputs[0]
+    shape: Shape | None = first.shape
+    if attributes or first.dtype not in FLOATS or any(slot.dtype != first.dtype for slot in inputs):
+        return None
+    for slot in inputs:
+        shape = None if shape is None else broadcast(shape, slot.shape)
+    return None if shape is None else (first.dtype, shape)
 
 
 def _batch_normalised(names: Mapping[str, type]) -> TypeRule:
@@ -299,12 +315,16 @@ def _sloped(inputs: Sequence[Slot], attributes: Attributes) -> Typed | None:
     return (first.dtype, first.shape) if broadcast(first.shape, slope.shape) == first.shape else None
 
 
+_NORMAL = _same(1, {"size": int, "alpha": float, "beta": float, "bias": float})
 _DEQUANTISED = ("int8", "uint8", "int32")
 _ALPHA, _CURVE = {"alpha": float}, {"alpha": float, "beta": float}
 _LIMITS, _STATISTICS = {"min": float, "max": float}, {"epsilon": float, "momentum": float}
 _RULES: Mapping[str, Sequence[tuple[range, TypeRule]]] = {
-    **dict.fromkeys(("Relu", "Sigmoid", "Tanh", "Exp", "Sqrt", "Abs", "Neg", "Floor"), _since(7, _same(1,
-        {}))),
+    **dict.fromkeys(
+        ("Relu", "Sigmoid", "Tanh", "Exp", "Log", "Sqrt", "Abs", "Neg", "Floor"), _since(7, _same(1, {}))
+    ),
+    "LRN": _since(7, _locally_normalised),
+    "Sum": _since(8, _summed), "Gather": _since(7, gathered),
     "Softplus": _since(7, _same(1, {})), "Erf": _since(9, _same(1, {})), "Identity": _since(7, _same(1, {},
         NUMBERS)),
     "LeakyRelu": _since(7, _same(1, _ALPHA)), "Elu": _since(7, _same(1, _ALPHA)),
@@ -319,7 +339,8 @@ _RULES: Mapping[str, Sequence[tuple[range, TypeRule]]] = {
     "Pow": _since(7, _binary(FLOATS)), "PRelu": _since(7, _sloped),
     "Equal": _since(11, _binary(NUMBERS, "bool")),
     **dict.fromkeys(("Less", "Greater"), _since(9, _binary(NUMBERS, "bool"))),
-    "Conv": _since(7, conv), "MaxPool": ((range(8, 10), pool(MAX_POOL)), *_since(10, pool({**MAX_POOL,
+    "Conv": _since(7, conv), "ConvInteger": _since(10, conv_of_integers),
+    "MaxPool": ((range(8, 10), pool(MAX_POOL)), *_since(10, pool({**MAX_POOL,
         **CEILED}))),
     "AveragePool": ((range(7, 10), pool(AVERAGE_POOL)), *_since(10, pool({**AVERAGE_POOL, **CEILED}))),
     "GlobalAveragePool": _since(7, pooled_whole),
@@ -328,7 +349,7 @@ _RULES: Mapping[str, Sequence[tuple[range, TypeRule]]] = {
         *_since(14, _batch_normalised({**_STATISTICS, "training_mode": int})),
     ),
     **dict.fromkeys(
-        ("ReduceMean", "ReduceMax"), ((range(7, 18), reduced_by_attribute), *_since(18, reduced))
+        ("ReduceMean", "ReduceMax", "ReduceMin"), ((range(7, 18), reduced_by_attribute), *_since(18, reduced))
     ),
     "ReduceSum": ((range(7, 13), reduced_by_attribute), *_since(13, reduced)),
     "Squeeze": ((range(7, 13), squeezed_by_attribute), *_since(13, squeezed)),

@@ -153,15 +153,6 @@ def _type_proto(code: int, shape: tuple[int, ...]) -> onnx.TypeProto:
     return helper.make_tensor_type_proto(code, shape)
 
 
-def tensor_value(tensor: onnx.TensorProto, where: str) -> Array | None:
-    """The value of a small tensor; None for one too large to decide about a shape. Raises
-    `GraphRejected` (malformed).
-    """
-    refuse_external(tensor, where)
-    dtype = dtype_of(tensor.data_type, where)
-    return _value_of(tensor, dtype, math.prod(checked_shape(tensor.dims[:], dtype, where)), where)
-
-
 def _limit(dtype: str) -> int:
     return _MAX_FLOAT_VALUES if dtype.startswith("float") else MAX_VALUE_ELEMENTS
 

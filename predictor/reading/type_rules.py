@@ -12,9 +12,11 @@ TypeRule = Callable[[Sequence[Slot], Attributes], Typed | None]
 
 FLOATS = frozenset(("float32", "float16"))
 NUMBERS = frozenset(("float32", "float16", "int64", "int32"))
-_CONV = {"kernel_shape": tuple, "strides": tuple, "pads": tuple, "dilations": tuple, "group": int}
-MAX_POOL = {"kernel_shape": tuple, "strides": tuple, "pads": tuple, "storage_order": int}
-AVERAGE_POOL = {"kernel_shape": tuple, "strides": tuple, "pads": tuple, "count_include_pad": int}
+BYTES = frozenset(("int8", "uint8"))
+_WINDOW = {"kernel_shape": tuple, "strides": tuple, "pads": tuple, "auto_pad": str}
+_CONV = {**_WINDOW, "dilations": tuple, "group": int}
+MAX_POOL = {**_WINDOW, "storage_order": int}
+AVERAGE_POOL = {**_WINDOW, "count_include_pad": int}
 CEILED = {"ceil_mode": int}  # since opset 10
 
 
@@ -27,24 +29,39 @@ def has_only(attributes: Attributes, names: Mapping[str, type]) -> bool:
 
 
 def conv(inputs: Sequence[Slot], attributes: Attributes) -> Typed | None:
-    """A convolution with explicit pads."""
-    if not 2 <= len(inputs) <= 3 or not has_only(attributes, _CONV):
+    """A convolution of floats."""
+    if not 2 <= len(inputs) <= 3:
         return None
     data, weight = inputs[0], inputs[1]
-    rank = len(data.shape)
-    if (
-        data.dtype not in FLOATS
-        or inputs[-1].dtype != data.dtype
-        or weight.dtype != data.dtype
-        or rank < 3
-        or len(weight.shape) != rank
+    if data.dtype not in FLOATS or inputs[-1].dtype != data.dtype or weight.dtype != data.dtype:
+        return None
+    shape = _convolved(data.shape, weight.shape, attributes)
+    return None if shape is None else (data.dtype, shape)
+
+
+def conv_of_integers(inputs: Sequence[Slot], attributes: Attributes) -> Typed | None:
+    """A convolution of bytes with their zero points."""
+    if not 2 <= len(inputs) <= 4:
+        return None
+    data, weight = inputs[0], inputs[1]
+    if data.dtype not in BYTES or weight.dtype not in BYTES:
+        return None
+    if any(
+        zero.dtype != of.dtype or zero.shape for zero, of in zip(inputs[2:], (data, weight), strict=False)
     ):
         return None
-    kernel = weight.shape[2:]
+    shape = _convolved(data.shape, weight.shape, attributes)
+    return None if shape is None else ("int32", shape)
+
+
+def _convolved(data: Shape, weight: Shape, attributes: Attributes) -> Shape | None:
+    kernel = weight[2:]
+    if len(data) < 3 or len(weight) != len(data) or not has_only(attributes, _CONV):
+        return None
     if attributes.get("kernel_shape", kernel) != kernel:
         return None
-    spatial = _slid(data.shape[2:], kernel, attributes)
-    return None if spatial is None else (data.dtype, (data.shape[0], weight.shape[0], *spatial))
+    spatial = _slid(data[2:], kernel, attributes)
+    return None if spatial is None else (data[0], weight[0], *spatial)
 
 
 def pool(names: Mapping[str, type]) -> TypeRule:
@@ -63,8 +80,10 @@ def pool(names: Mapping[str, type]) -> TypeRule:
 
 
 def _slid(sizes: Shape, kernel: Sequence[object], attributes: Attributes) -> Shape | None:
-    """How often a window fits along each axis."""
-    count = len(sizes)
+    """How often a window fits along each axis, with explicit pads or none."""
+    padding, count = attributes.get("auto_pad", "NOTSET"), len(sizes)
+    if padding != "NOTSET" and (padding != "VALID" or "pads" in attributes):
+        return None
     ones = (1,) * count
     strides, dilations = attributes.get("strides", ones), attributes.get("dilations", ones)
     pads = attributes.get("pads", (0,) * (2 * count))
@@ -134,6 +153,17 @@ def sliced(inputs: Sequence[Slot], attributes: Attributes) -> Typed | None:
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         sizes[axis] = len(range(*slice(start, end, step).indices(sizes[axis])))
     return first.dtype, tuple(sizes)
+
+
+def gathered(inputs: Sequence[Slot], attributes: Attributes) -> Typed | None:
+    """Gather along an axis counted from the front."""
+    axis = attributes.get("axis", 0)
+    if len(inputs) != 2 or not has_only(attributes, {"axis": int}) or not isinstance(axis, int):
+        return None
+    first, places = inputs
+    if first.dtype not in NUMBERS or places.dtype != "int64" or not 0 <= axis < len(first.shape):
+        return None
+    return first.dtype, (*first.shape[:axis], *places.shape, *first.shape[axis + 1 :])
 
 
 def few(slot: Slot) -> Shape | None:

@@ -112,7 +112,7 @@ def _to_quantise(rng: random.Random) -> Drawn:
 
 
 _DRAWN: Mapping[str, Callable[[random.Random], Drawn]] = {
-    "ReduceMean": _reduced, "ReduceMax": _reduced, "ReduceSum": _reduced, "Squeeze": _along_axes,
+    **dict.fromkeys(("ReduceMean", "ReduceMax", "ReduceMin", "ReduceSum"), _reduced), "Squeeze": _along_axes,
     "Pad": _padded, "GRU": _recurrent(3), "LSTM": _recurrent(4), "RNN": _recurrent(1),
     "MatMulInteger": _of_integers, "Pow": _of_two, "PRelu": _of_two, "Split": _split,
     "DynamicQuantizeLinear": _to_quantise,

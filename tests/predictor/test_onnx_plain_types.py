@@ -26,12 +26,16 @@ _OTHER: dict[str, Sequence[Any]] = {
     "perm": ((0, 2, 3, 1), (1, 0), (0, 2, 1), (0, 0)), "to": (1, 7, 9, 10, 16, 8, 99), "group": (1, 2),
     "kernel_shape": ((3, 3), (1, 1), (2, 2), (2, 2), (3,), (9, 9)), "strides": ((1, 1), (2, 2), (0, 1), (2,)),
     "pads": ((1, 1, 1, 1), (0, 1, 2, 0), (0, 0), (-1, 0, 0, 0)), "dilations": ((1, 1), (2, 2), (2,)),
-    "ceil_mode": (0, 1), "auto_pad": ("SAME_UPPER", "NOTSET"), "count_include_pad": (0, 1), "mode": ("x",),
+    "ceil_mode": (0, 1), "auto_pad": ("SAME_UPPER", "NOTSET", "VALID"), "count_include_pad": (0, 1),
+    "mode": ("x",), "size": (3,), "bias": (1.0,),
 }  # fmt: skip
 _USUAL: dict[str, Sequence[str]] = {
-    "Conv": ("kernel_shape", "strides", "pads", "dilations", "group", "auto_pad"),
+    **dict.fromkeys(
+        ("Conv", "ConvInteger"), ("kernel_shape", "strides", "pads", "dilations", "group", "auto_pad")
+    ),
+    "LRN": ("size", "alpha", "beta", "bias"), "Gather": ("axis",),
     "MaxPool": ("kernel_shape", "strides", "pads", "ceil_mode", "auto_pad", "dilations"),
-    "AveragePool": ("kernel_shape", "strides", "pads", "count_include_pad", "ceil_mode"),
+    "AveragePool": ("kernel_shape", "strides", "pads", "count_include_pad", "ceil_mode", "auto_pad"),
     "BatchNormalization": ("epsilon", "training_mode", "spatial"),
     "Gemm": ("alpha", "beta", "transA", "transB"), "Clip": ("min", "max"), "Transpose": ("perm",),
     "Cast": ("to",),
@@ -40,13 +44,15 @@ _USUAL: dict[str, Sequence[str]] = {
         ("axis",)),
 }  # fmt: skip
 _INPUTS = {
-    "Conv": (2, 3), "BatchNormalization": (5,), "Gemm": (2, 3), "MatMul": (2,), "Concat": (1, 2, 3),
+    "Conv": (2, 3), "ConvInteger": (2, 3, 4), "Sum": (1, 2, 3), "Gather": (2,),
+    "BatchNormalization": (5,), "Gemm": (2, 3), "MatMul": (2,), "Concat": (1, 2, 3),
     "Clip": (1, 2, 3),
     **dict.fromkeys(("Add", "Sub", "Mul", "Div", "Equal", "Less", "Greater"), (2,)),
     **dict.fromkeys(("QuantizeLinear", "DequantizeLinear"), (2, 3)),
 }  # fmt: skip
 _PLAIN = (
-    "Relu", "Sigmoid", "Tanh", "Exp", "Sqrt", "Erf", "Abs", "Neg", "Floor", "Softplus", "Identity",
+    "Relu", "Sigmoid", "Tanh", "Exp", "Log", "LRN", "Sum", "Gather", "ConvInteger",
+    "Sqrt", "Erf", "Abs", "Neg", "Floor", "Softplus", "Identity",
     "LeakyRelu", "Elu",
     "HardSigmoid", "Clip", "Softmax", "LogSoftmax", "Add", "Sub", "Mul", "Div", "Equal", "Less", "Greater",
     "Conv",
@@ -62,8 +68,11 @@ def _shapes(kind: str, count: int, rng: random.Random) -> list[tuple[int, ...]]:
     if rng.random() < 0.2:
         return shapes
     first = shapes[0]
-    if kind == "Conv" and len(first) > 2:
-        return [first, (6, first[1], *(rng.choice((1, 2, 3)) for _ in first[2:])), (6,)][:count]
+    if kind in ("Conv", "ConvInteger") and len(first) > 2:
+        others = [(6,)] if kind == "Conv" else [(), ()]
+        return [first, (6, first[1], *(rng.choice((1, 2, 3)) for _ in first[2:])), *others][:count]
+    if kind == "Sum":
+        return [first, first, rng.choice((first, ()))][:count]
     if kind == "BatchNormalization" and len(first) > 1:
         return [first] + [(first[1],)] * 4
     if kind in ("MatMul", "Gemm") and len(first) > 1:
@@ -79,6 +88,10 @@ def _dtypes(kind: str, count: int, rng: random.Random) -> list[str]:
     any_of = rng.choices(list(_DTYPES), list(_DTYPES.values()), k=count)
     if rng.random() < 0.1:
         return any_of
+    if kind == "ConvInteger":
+        return ["uint8", (few := rng.choice(("int8", "uint8"))), "uint8", few][:count]
+    if kind == "Gather":
+        return [any_of[0], "int64"]
     if kind == "QuantizeLinear":
         return ["float32", "float32", rng.choice(("int8", "uint8"))][:count]
     if kind == "DequantizeLinear":
@@ -90,14 +103,14 @@ def _dtypes(kind: str, count: int, rng: random.Random) -> list[str]:
 def test_rules_agree_with_inference(kind: str) -> None:
     rng = random.Random(kind)
     answered = 0
-    for number in range(340):
+    for number in range(500):
         opset = OPSETS[number % len(OPSETS)]
         count = rng.choice(_INPUTS.get(kind, (1,)))
         pairs = zip(_dtypes(kind, count, rng), _shapes(kind, count, rng), strict=True)
         slots = [Slot(name=f"i{i}", dtype=dtype, shape=shape) for i, (dtype, shape) in enumerate(pairs)]
         names = [name for name in _USUAL.get(kind, ()) if rng.random() < 0.4]
         names += [rng.choice(list(_OTHER))] if rng.random() < 0.1 else []
-        if kind in ("Concat", "Cast", "Transpose", "MaxPool", "AveragePool") and rng.random() < 0.9:
+        if kind in ("Concat", "Cast", "Transpose", "MaxPool", "AveragePool", "LRN") and rng.random() < 0.9:
             names += _USUAL[kind][:1]
         attributes = {name: rng.choice(_OTHER[name]) for name in names}
         node = decoded_node(helper.make_node(kind, [slot.name for slot in slots], ["y"], **attributes))
@@ -139,7 +152,7 @@ def test_rules_that_look_at_values_agree_with_inference(kind: str) -> None:
 
 def test_what_is_not_ordinary_is_left_to_inference() -> None:
     two = helper.make_node("Relu", ["i"], ["y", "z"])
-    odd = helper.make_node("Conv", ["i", "w"], ["y"], auto_pad="VALID")
+    odd = helper.make_node("Conv", ["i", "w"], ["y"], auto_pad="SAME_LOWER")
     data = Slot(name="i", dtype="float32", shape=(1, 3, 8, 8))
     weight = Slot(name="w", dtype="float32", shape=(4, 3, 3, 3))
     assert plain_output(decoded_node(two), [data], 17) is None
