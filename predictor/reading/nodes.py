@@ -71,24 +71,6 @@ def malformed(node: FileNode, detail: str) -> GraphRejected:
     return GraphRejected(f"operator {node.label} {detail}", GraphCode.MALFORMED)
 
 
-def made(
-    node: FileNode,
-    kind: str,
-    attributes: Attributes,
-    *,
-    inputs: Sequence[Slot | None],
-    outputs: Sequence[Slot | None],
-    repeats: int,
-    outcome: Outcome | None,
-) -> Node:
-    """The operator to emit for an ONNX node, possibly under another kind."""
-    name = node.name or next((slot.name for slot in outputs if slot is not None), kind)
-    domain, full_kind = node.domain, node.full_kind
-    if kind != node.op_type:
-        full_kind = f"{domain}/{kind}" if domain else kind
-    return Node(name, kind, domain, full_kind, attributes, outcome, tuple(inputs), tuple(outputs), repeats)
-
-
 def known_outputs(
     node: FileNode, inputs: Sequence[Slot | None], attributes: Attributes, *, is_known: bool
 ) -> Sequence[Array] | None:

@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from predictor.errors import GraphCode, GraphRejected
 from predictor.graph import Role, TensorInfo, bits_of
+from predictor.memory import Memory
 from predictor.reading.values import CARRIED_DTYPES, MAX_VALUE_ELEMENTS, Array
 
 MAX_TENSOR_BYTES = 8 << 30
@@ -30,10 +31,13 @@ _DTYPE_BY_CODE = {
 _CODE_BY_DTYPE = {dtype: code for code, dtype in _DTYPE_BY_CODE.items()}
 _FIELDS = {"float32": "float_data", "int64": "int64_data", "int32": "int32_data", "float64": "double_data"}
 _RAW_DTYPES = {dtype: np.dtype(dtype).newbyteorder("<") for dtype in CARRIED_DTYPES}
+_LIMITS = {  # elements of values that are read
+    dtype: _MAX_FLOAT_VALUES if dtype.startswith("float") else MAX_VALUE_ELEMENTS for dtype in CARRIED_DTYPES
+}
 
 _EXTERNAL = TensorProto.EXTERNAL  # protobuf takes long to look a name up
-_MAX_REMEMBERED = 8192
-WITHIN_BOUNDS: set[tuple[str, tuple[int, ...]]] = set()  # dtypes and shapes that have been checked
+# Dtypes and shapes that have been checked, their elements and bytes.
+WITHIN_BOUNDS = Memory[tuple[str, tuple[int, ...]], tuple[int, int]](8192)
 
 
 @dataclass(slots=True, eq=False)
@@ -72,8 +76,13 @@ def checked_shape(shape: Sequence[int], dtype: str, where: str) -> tuple[int, ..
     `GraphRejected`.
     """
     sizes = tuple(shape)
-    if (dtype, sizes) in WITHIN_BOUNDS:
-        return sizes
+    if (dtype, sizes) not in WITHIN_BOUNDS:
+        _checked(dtype, sizes, where)
+    return sizes
+
+
+def _checked(dtype: str, sizes: tuple[int, ...], where: str) -> tuple[int, int]:
+    """Elements and bytes of a tensor that is within bounds."""
     if any(size < 0 for size in sizes):
         raise GraphRejected(f"{where} has a negative size: {list(sizes)}", GraphCode.MALFORMED)
     if len(sizes) > MAX_RANK:
@@ -81,17 +90,15 @@ def checked_shape(shape: Sequence[int], dtype: str, where: str) -> tuple[int, ..
             f"{where} has {len(sizes)} axes, at most {MAX_RANK} are allowed", GraphCode.TOO_LARGE
         )
     # An empty axis hides no huge one beside it: what is computed from the shape would have no bound.
-    size_bytes = math.prod(max(size, 1) for size in sizes) * bits_of(dtype) // 8
-    if size_bytes > MAX_TENSOR_BYTES:
+    most_bytes = math.prod(max(size, 1) for size in sizes) * bits_of(dtype) // 8
+    if most_bytes > MAX_TENSOR_BYTES:
         raise GraphRejected(
-            f"{where} has shape {list(sizes)} and takes {size_bytes} bytes, "
+            f"{where} has shape {list(sizes)} and takes {most_bytes} bytes, "
             f"at most {MAX_TENSOR_BYTES} are allowed; give smaller input sizes",
             GraphCode.TOO_LARGE,
         )
-    if len(WITHIN_BOUNDS) >= _MAX_REMEMBERED:
-        WITHIN_BOUNDS.clear()
-    WITHIN_BOUNDS.add((dtype, sizes))
-    return sizes
+    elements = math.prod(sizes)
+    return WITHIN_BOUNDS.keep((dtype, sizes), (elements, -(-elements * bits_of(dtype) // 8)))
 
 
 def refuse_external(tensor: onnx.TensorProto, name: str) -> None:
@@ -112,28 +119,22 @@ def stored_tensor(
     """
     refuse_external(tensor, name)
     shape = tuple(tensor.dims[:])
-    if len(shape) > MAX_RANK:
-        raise GraphRejected(
-            f"tensor {name!r} has {len(shape)} axes, at most {MAX_RANK} are allowed", GraphCode.TOO_LARGE
-        )
     dtype = _DTYPE_BY_CODE.get(tensor.data_type) or dtype_of(tensor.data_type, f"tensor {name!r}")
-    if (dtype, shape) not in WITHIN_BOUNDS:
-        checked_shape(shape, dtype, f"tensor {name!r}")
-    elements = math.prod(shape)
-    has_raw = tensor.HasField("raw_data")
-    if not has_raw and not cut_bytes:
-        return dtype, shape, _value_of(tensor, dtype, elements, name)
-    size_bytes = -(-elements * bits_of(dtype) // 8)
-    if cut_bytes == size_bytes and not has_raw:
-        return dtype, shape, None
+    known = WITHIN_BOUNDS.get((dtype, shape))
+    elements, size_bytes = _checked(dtype, shape, f"tensor {name!r}") if known is None else known
     raw = tensor.raw_data
+    if not raw and not tensor.HasField("raw_data"):
+        if not cut_bytes:
+            return dtype, shape, _value_of(tensor, dtype, elements, name)
+        if cut_bytes == size_bytes:
+            return dtype, shape, None
     if len(raw) < size_bytes or cut_bytes:
         raise GraphRejected(
             f"tensor {name!r} of shape {list(shape)} needs {size_bytes} bytes and holds fewer: "
             "the file is cut off or damaged",
             GraphCode.MALFORMED,
         )
-    if len(raw) == size_bytes and dtype in _RAW_DTYPES and elements <= _limit(dtype):
+    if len(raw) == size_bytes and elements <= _LIMITS.get(dtype, -1):
         return dtype, shape, np.frombuffer(raw, _RAW_DTYPES[dtype]).reshape(shape)
     return dtype, shape, _value_of(tensor, dtype, elements, name)
 
@@ -153,12 +154,8 @@ def _type_proto(code: int, shape: tuple[int, ...]) -> onnx.TypeProto:
     return helper.make_tensor_type_proto(code, shape)
 
 
-def _limit(dtype: str) -> int:
-    return _MAX_FLOAT_VALUES if dtype.startswith("float") else MAX_VALUE_ELEMENTS
-
-
 def _value_of(tensor: onnx.TensorProto, dtype: str, elements: int, where: str) -> Array | None:
-    if dtype not in CARRIED_DTYPES or elements > _limit(dtype):
+    if elements > _LIMITS.get(dtype, -1):
         return None
     field = _FIELDS.get(dtype)
     if field is not None and not tensor.HasField("raw_data"):

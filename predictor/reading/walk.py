@@ -24,7 +24,6 @@ from predictor.reading.nodes import (
     Attributes,
     Node,
     Outcome,
-    made,
     malformed,
     plain_constant,
     rejected,
@@ -158,20 +157,27 @@ class Walk:
         """Append an operator that runs; `outcome`: what it was found to make of its inputs, if it is emitted
         as it stands in the file. Raises `GraphRejected` for a kind without a known cost.
         """
-        if kind is None:
-            if node.full_kind not in KINDS:
-                raise rejected(node, "has no known cost; replace or remove it")
+        full_kind = node.full_kind
+        if kind is None or kind == node.op_type:
             kind = node.op_type
-        operator = made(
-            node,
-            kind,
-            attributes,
-            inputs=inputs,
-            outputs=outputs,
-            repeats=self._repeats,
-            outcome=outcome,
+        else:
+            full_kind = f"{node.domain}/{kind}" if node.domain else kind
+        if full_kind not in KINDS:
+            raise rejected(node, "has no known cost; replace or remove it")
+        name = node.name or next((slot.name for slot in outputs if slot is not None), kind)
+        self.nodes.append(
+            Node(
+                name,
+                kind,
+                node.domain,
+                full_kind,
+                attributes,
+                outcome,
+                tuple(inputs),
+                tuple(outputs),
+                self._repeats,
+            )
         )
-        self.nodes.append(operator)
 
     def note(self, note: str) -> None:
         """Tell the user something, once."""
