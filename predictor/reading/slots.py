@@ -83,12 +83,10 @@ def checked_shape(shape: Sequence[int], dtype: str, where: str) -> tuple[int, ..
 
 def _checked(dtype: str, sizes: tuple[int, ...], where: str) -> tuple[int, int]:
     """Elements and bytes of a tensor that is within bounds."""
+    if len(sizes) > MAX_RANK:
+        raise _too_many_axes(sizes, where)
     if any(size < 0 for size in sizes):
         raise GraphRejected(f"{where} has a negative size: {list(sizes)}", GraphCode.MALFORMED)
-    if len(sizes) > MAX_RANK:
-        raise GraphRejected(
-            f"{where} has {len(sizes)} axes, at most {MAX_RANK} are allowed", GraphCode.TOO_LARGE
-        )
     # An empty axis hides no huge one beside it: what is computed from the shape would have no bound.
     most_bytes = math.prod(max(size, 1) for size in sizes) * bits_of(dtype) // 8
     if most_bytes > MAX_TENSOR_BYTES:
@@ -99,6 +97,12 @@ def _checked(dtype: str, sizes: tuple[int, ...], where: str) -> tuple[int, int]:
         )
     elements = math.prod(sizes)
     return WITHIN_BOUNDS.keep((dtype, sizes), (elements, -(-elements * bits_of(dtype) // 8)))
+
+
+def _too_many_axes(shape: Sequence[int], where: str) -> GraphRejected:
+    return GraphRejected(
+        f"{where} has {len(shape)} axes, at most {MAX_RANK} are allowed", GraphCode.TOO_LARGE
+    )
 
 
 def refuse_external(tensor: onnx.TensorProto, name: str) -> None:
@@ -119,6 +123,8 @@ def stored_tensor(
     """
     refuse_external(tensor, name)
     shape = tuple(tensor.dims[:])
+    if len(shape) > MAX_RANK:  # whatever else is wrong with it
+        raise _too_many_axes(shape, f"tensor {name!r}")
     dtype = _DTYPE_BY_CODE.get(tensor.data_type) or dtype_of(tensor.data_type, f"tensor {name!r}")
     known = WITHIN_BOUNDS.get((dtype, shape))
     elements, size_bytes = _checked(dtype, shape, f"tensor {name!r}") if known is None else known
