@@ -69,7 +69,7 @@ class Kernel(NamedTuple):  # made by the hundred: a dataclass would take four ti
     @property
     def is_depthwise(self) -> bool:
         """A convolution whose filters see one channel each."""
-        return self.family is Family.CONV and self.columns == 1 and self.groups > 1
+        return self.family is _CONV and self.columns == 1 and self.groups > 1
 
     @property
     def bytes_moved(self) -> int:

@@ -105,19 +105,19 @@ def need_of(kernel: Kernel, tensors: Mapping[str, TensorInfo], *, roles: Collect
     """
     op, _, _, precision = kernel[:4]
     if op.kind not in _KNOWN or precision not in ("float32", "int8"):
-        return Need.IMPOSSIBLE
+        return _IMPOSSIBLE
     if not op.outputs or not op.inputs or not op.inputs[0]:
-        return Need.IMPOSSIBLE
+        return _IMPOSSIBLE
     rank = len(tensors[op.inputs[0]].shape)
     if precision == "int8":  # signals too
         is_possible = op.kind != "Conv" or rank > _ROWS_RANK
     else:
         is_possible = rank == _IMAGE_RANK and _fits_blocks(op, tensors, roles)
     if not is_possible:
-        return Need.IMPOSSIBLE
+        return _IMPOSSIBLE
     if op.kind == "Conv" or (op.kind in _POOLS and precision == "float32"):
-        return Need.NOTHING
-    return Need.ALL if precision == "float32" and op.kind in _GATHERING else Need.FIRST
+        return _NOTHING
+    return _ALL if precision == "float32" and op.kind in _GATHERING else _FIRST
 
 
 def _fits_blocks(op: Operator, tensors: Mapping[str, TensorInfo], roles: Collection[str]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import lru_cache
 
@@ -133,7 +133,8 @@ _KNOWN_AT_ONCE = int(Amount.ON_BLOCKS)
 FIXED_AMOUNTS = slice(0, _KNOWN_AT_ONCE)  # of `Row.numbers`, as the next ones
 FLAGS = slice(_KNOWN_AT_ONCE, _KNOWN_AT_ONCE + len(Flag))
 INDICES = slice(FLAGS.stop, FLAGS.stop + 3)
-_NUMBERS = struct.Struct(f"{INDICES.stop}d")
+_AMOUNTS = struct.Struct(f"{_KNOWN_AT_ONCE}d")
+_TRAITS = struct.Struct(f"{INDICES.stop - _KNOWN_AT_ONCE}d")
 _TRANSFORMED = 9.0  # elements of a window
 _NARROW = 8  # channels; below, no library transforms
 _NOTHING_WITHIN = (False, False, False, False)
@@ -150,6 +151,10 @@ class Traits:
     name: str
     neighbour: int  # a `Neighbour`
     is_view: bool
+    numbers: bytes = field(init=False)  # flags and indices, packed
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "numbers", _TRAITS.pack(*self.flags, *self.indices))
 
 
 _MULTIPLYING = (*PRODUCTS, Family.RECURRENT)
@@ -185,7 +190,7 @@ def numbers_of(rows: Sequence[Row]) -> NDArray[np.float64]:
 
 
 def _numbers(amounts: Sequence[float], traits: Traits) -> bytes:
-    return _NUMBERS.pack(*amounts, *traits.flags, *traits.indices)
+    return _AMOUNTS.pack(*amounts) + traits.numbers
 
 
 _ROWS = Memory[Likeness, Row](4096)

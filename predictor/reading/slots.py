@@ -85,18 +85,18 @@ def _checked(dtype: str, sizes: tuple[int, ...], where: str) -> tuple[int, int]:
     """Elements and bytes of a tensor that is within bounds."""
     if len(sizes) > MAX_RANK:
         raise _too_many_axes(sizes, where)
-    if any(size < 0 for size in sizes):
+    if min(sizes, default=0) < 0:
         raise GraphRejected(f"{where} has a negative size: {list(sizes)}", GraphCode.MALFORMED)
+    elements, bits = math.prod(sizes), bits_of(dtype)
     # An empty axis hides no huge one beside it: what is computed from the shape would have no bound.
-    most_bytes = math.prod(max(size, 1) for size in sizes) * bits_of(dtype) // 8
+    most_bytes = (elements or math.prod([size or 1 for size in sizes])) * bits // 8
     if most_bytes > MAX_TENSOR_BYTES:
         raise GraphRejected(
             f"{where} has shape {list(sizes)} and takes {most_bytes} bytes, "
             f"at most {MAX_TENSOR_BYTES} are allowed; give smaller input sizes",
             GraphCode.TOO_LARGE,
         )
-    elements = math.prod(sizes)
-    return WITHIN_BOUNDS.keep((dtype, sizes), (elements, -(-elements * bits_of(dtype) // 8)))
+    return WITHIN_BOUNDS.keep((dtype, sizes), (elements, -(-elements * bits // 8)))
 
 
 def _too_many_axes(shape: Sequence[int], where: str) -> GraphRejected:
