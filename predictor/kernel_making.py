@@ -128,9 +128,9 @@ class KernelMaker:
         question = self._question(root, places, patterns, stored)
         known = None if question is None else _TOGETHER.get(question)
         if known is None:
-            kernel = self.of(places, stored, root=root, anchors=own, spared=spared)
+            likeness = None if question is None else Likeness()
+            kernel = self.of(places, stored, likeness, root=root, anchors=own, spared=spared)
             if question is not None:
-                kernel = kernel._replace(likeness=Likeness())
                 _TOGETHER.keep(question, kernel[_TOLD:])
         else:
             members = tuple([operators[place] for place in places])
@@ -233,6 +233,7 @@ class KernelMaker:
         self,
         places: tuple[int, ...],
         stored: Mapping[str, TensorInfo],
+        likeness: Likeness | None,
         *,
         root: int,
         anchors: Sequence[Operator],
@@ -271,6 +272,7 @@ class KernelMaker:
             *self._product(anchor, family, stored),
             groups_of(anchor),
             self._connections.has_overridable and self._reads_overridable(anchor),
+            likeness,
         )
 
     def _moved(
