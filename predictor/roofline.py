@@ -75,6 +75,7 @@ class Habits(NamedTuple):
     regroup_cycles: float = 0.0  # of an element that a product's result is put back into axes by
     int8_speedup: float = math.inf  # at most: not every engine has code for tiles of integers
     winograd_growth: float = 1.0  # of the weights of 3x3 convolutions, which are stored transformed
+    winograd_cycles: float = 0.0  # of a number that images and results are transformed into
     # Of a multiply-accumulate that no vector code has: of transposed convolutions over one axis, and of
     # products in float16.
     flat_deconv_cycles: float = 0.0
@@ -135,7 +136,13 @@ _ZEN_3 = _Processor(2.6e9, 8, 5e5, 6e10, 1.6e7, 4.5e10, 1.7e10, 1.6e-6)
 _HABITS = {
     "onnxruntime": Habits(int8_speedup=3.0),  # as by dot products, where there are tiles of integers too
     "mnn": Habits(widest_lanes=8, winograd_growth=4.0),
-    "ncnn": Habits(widest_lanes=12, regroup_cycles=320.0, winograd_growth=4.0, flat_deconv_cycles=2.0),
+    "ncnn": Habits(
+        widest_lanes=12,
+        regroup_cycles=320.0,
+        winograd_growth=4.0,
+        winograd_cycles=2.0,
+        flat_deconv_cycles=2.0,
+    ),
     # It multiplies matrices by MKL, which has vectors of 256 bits for AMD and does not fill them as it does
     # Intel's; and one by one in float16 where the processor has no instructions for it. A step of a recurrent
     # layer is some calls of its own. Single layers, on four processors.

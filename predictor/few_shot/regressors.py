@@ -76,7 +76,8 @@ class Regressors:
 def covariance(a: Regressors, b: Regressors, config: FewShotConfig) -> Floats:
     """Prior covariance (N, M) of relative latencies, at amplitude one."""
     between: Floats = a.linear @ b.linear.T
-    between += (config.sources / a.sources.shape[1]) * (a.sources @ b.sources.T)
+    if config.sources:
+        between += (config.sources / a.sources.shape[1]) * (a.sources @ b.sources.T)
     weight = config.source_distance**2
     near: Floats = a.shape @ b.shape.T + weight * (a.source_shape @ b.source_shape.T)
     near -= 0.5 * _squares(a, weight)[:, None]
@@ -94,9 +95,9 @@ def _squares(a: Regressors, weight: float) -> Floats:
 
 def prior_variance(a: Regressors, config: FewShotConfig) -> Floats:
     """The diagonal of `covariance(a, a)`, (N,)."""
-    devices = a.sources.shape[1]
-    own: Floats = np.einsum("ij,ij->i", a.linear, a.linear)
-    own += (config.sources / devices) * np.einsum("ij,ij->i", a.sources, a.sources) + config.smooth
+    own: Floats = np.einsum("ij,ij->i", a.linear, a.linear) + config.smooth
+    if config.sources:
+        own += (config.sources / a.sources.shape[1]) * np.einsum("ij,ij->i", a.sources, a.sources)
     return own
 
 

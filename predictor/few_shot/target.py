@@ -23,6 +23,9 @@ MOST_DEVIATION = 1.0  # of a log-latency: sources that disagree by more say that
 # Evidence counts half: what a reference model says is no independent draw of what models take, and the best
 # of a dozen expectations after ten measurements is not as sure as their likelihoods say.
 _EVIDENCE = 0.5
+# What the cost network misses by on families that it never saw, whatever was measured: what the sources took
+# for the reference models is known, so a target that is just like one of them shows nothing of it.
+NETWORK_SD = 0.1
 _LEAST_ODDS = 0.01  # of an expectation that is worth a prediction of its own
 
 
@@ -90,12 +93,11 @@ class AdaptedGraphs:
     def estimate(self, total_ms: Floats, class_ms: Floats) -> GraphEstimates:
         """Of N graphs, from the same sources' milliseconds (N, S) and (N, S, C)."""
         said = [one.estimate(total_ms, class_ms) for one in self.expected]
-        if len(said) == 1:
-            return said[0]
         logs = np.log(np.stack([one.median_ms for one in said]))  # (H, N)
         mean = self.odds @ logs
         variance = self.odds @ (np.stack([one.deviation for one in said]) ** 2 + (logs - mean) ** 2)
-        return GraphEstimates(np.exp(mean), np.minimum(np.sqrt(variance), MOST_DEVIATION))
+        deviation = np.sqrt(variance + NETWORK_SD**2)
+        return GraphEstimates(np.exp(mean), np.minimum(deviation, MOST_DEVIATION))
 
 
 def _odds(expected: Sequence[_Expected]) -> Floats:

@@ -35,6 +35,8 @@ _KINDS = {
 }  # fmt: skip
 _MOST_GAINED = 1.2  # by a profiled run that was faster than a timed one
 _LEAST_LEFT = 0.2  # of a node without what the profiler takes
+_LEAST_TOLD = 0.3  # of a layer's time: where less is left, the rest says nothing
+_ASKED_BYTES = 15e3  # that take as long to copy as asking for an output takes, whatever its size
 
 
 def timed_kernels(
@@ -43,13 +45,42 @@ def timed_kernels(
     """Milliseconds (K + 1,) of each kernel within a run of `median_ms`; NaN where no executed node is known
     to be that kernel, and for the call.
     """
-    measured_ms = _without_profiler(profile, median_ms)
     if engine == "ncnn":
-        timed = np.full(len(kernels) + 1, np.nan)
-        for home, places in ncnn_layers_of(kernels, [layer.name for layer in profile.layers]).items():
-            timed[home] = sum(measured_ms[place] for place in places)
-        return timed
-    return _timed_by_name(kernels, profile, measured_ms)
+        return _timed_by_output(kernels, profile, median_ms)
+    return _timed_by_name(kernels, profile, _without_profiler(profile, median_ms, _alike(profile)))
+
+
+def _timed_by_output(
+    kernels: Sequence[Kernel], profile: LayerProfile, median_ms: float
+) -> NDArray[np.float64]:
+    """Of ncnn, whose layers are timed by asking for their outputs, one after the other. Each is unpacked and
+    copied for that, so the profiler takes of each layer by the bytes that it writes.
+    """
+    told = ncnn_layers_of(kernels, [layer.name for layer in profile.layers])
+    copied = np.full(len(profile.layers), _ASKED_BYTES) + _written_bytes(kernels, profile, told)
+    own_ms = np.array(_without_profiler(profile, median_ms, copied / copied.sum()))
+    asked_ms = np.array([layer.median_ns for layer in profile.layers]) / _NS_PER_MS
+    timed = np.full(len(kernels) + 1, np.nan)
+    for home, places in told.items():
+        left_ms = float(own_ms[list(places)].sum())
+        if left_ms >= _LEAST_TOLD * float(asked_ms[list(places)].sum()):
+            timed[home] = left_ms
+    return timed
+
+
+def _written_bytes(
+    kernels: Sequence[Kernel], profile: LayerProfile, told: Mapping[int, tuple[int, ...]]
+) -> NDArray[np.float64]:
+    """Bytes of each layer's output (L,). One that is nobody's mostly passes on what the one before it
+    wrote.
+    """
+    homes = {place: home for home, places in told.items() for place in places}
+    written, last = np.zeros(len(profile.layers)), 0
+    for place in range(len(written)):
+        if place in homes:
+            last = kernels[homes[place]].bytes_written
+        written[place] = last
+    return written
 
 
 def _timed_by_name(
@@ -88,11 +119,15 @@ def _home_of(name: str, homes: Mapping[str, int]) -> int | None:
     return homes.get(name)
 
 
-def _without_profiler(profile: LayerProfile, median_ms: float) -> list[float]:
-    """Milliseconds of each executed node in a run that is not profiled. A profiler takes about the same for
-    every node and as much between two of them. So what the nodes take longer than the timed run is taken off
-    all alike, and what is between them is none of the run's; only a profiled run that was shorter as a whole
-    was faster.
+def _alike(profile: LayerProfile) -> NDArray[np.float64]:
+    """Shares (L,) of what a profiler takes, where it takes about the same for every node."""
+    return np.full(len(profile.layers), 1.0 / max(len(profile.layers), 1))
+
+
+def _without_profiler(profile: LayerProfile, median_ms: float, shares: NDArray[np.float64]) -> list[float]:
+    """Milliseconds of each executed node in a run that is not profiled. What the nodes take longer than the
+    timed run is taken off by their `shares` (L,) of what the profiler takes. It takes as much again between
+    two of them, and that is none of the run's; only a profiled run that was shorter as a whole was faster.
     """
     layers_ms = [layer.median_ns / _NS_PER_MS for layer in profile.layers]
     covered_ms = sum(layers_ms)
@@ -100,7 +135,10 @@ def _without_profiler(profile: LayerProfile, median_ms: float) -> list[float]:
         total_ms = covered_ms / max(profile.coverage, 1e-6)
         faster = min(max(median_ms / max(total_ms, 1e-9), 1.0), _MOST_GAINED)
         return [faster * own_ms for own_ms in layers_ms]
-    each_ms = (covered_ms - median_ms) / len(layers_ms)
-    left_ms = [max(own_ms - each_ms, _LEAST_LEFT * own_ms) for own_ms in layers_ms]
+    taken_ms = (covered_ms - median_ms) * shares
+    left_ms = [
+        max(own_ms - taken, _LEAST_LEFT * own_ms)
+        for own_ms, taken in zip(layers_ms, taken_ms.tolist(), strict=True)
+    ]
     scale = median_ms / sum(left_ms)
     return [scale * own_ms for own_ms in left_ms]

@@ -30,6 +30,10 @@ _RECURRENT, _CONV = CLASSES.index(KernelClass.RECURRENT), CLASSES.index(KernelCl
 _LSTM = KIND_NAMES.index("LSTM")
 _FLOAT_BYTES = 4.0
 _ALIASED_ROWS = 1024.0  # places of an image: then its channels lie on the same lines of a cache near the core
+_TILE = 4.0  # results along each axis that Winograd's transformation makes at once, of 6 x 6 products
+_TILE_PRODUCTS = 36.0
+_SHARING = 4.0  # tiles: loading transformed weights takes as long as multiplying so many by them
+_FILTER = 9.0  # elements
 _INT8 = [CLASSES.index(kind) for kind in (KernelClass.INT8, KernelClass.DYNAMIC_INT8)]
 
 
@@ -93,7 +97,8 @@ def _scalar_cycles(table: KernelTable, machine: Machine) -> Floats:
 
 def _arithmetic_s(table: KernelTable, machine: Machine, has_generic_paths: bool) -> Floats:
     amounts = table.amounts
-    macs, columns = amounts[:, Amount.MACS], amounts[:, Amount.COLUMNS]
+    columns = amounts[:, Amount.COLUMNS]
+    macs, transforming = _products(amounts, machine)
     is_any_conv = table.kinds == 0  # KIND_NAMES begins with Conv
     is_product = (is_any_conv & (amounts[:, Amount.WINDOW] <= 1)) | np.isin(table.classes, _MATRIX)
     peak = np.where(is_product, machine.product_macs_per_s, machine.macs_per_s)
@@ -113,7 +118,24 @@ def _arithmetic_s(table: KernelTable, machine: Machine, has_generic_paths: bool)
     arithmetic: Floats = macs / np.where(is_depthwise, slow, rate * used)
     unrolled = amounts[:, Amount.ROWS] * amounts[:, Amount.INNER] * amounts[:, Amount.GROUPS]
     unrolled = unrolled * amounts[:, Amount.LAUNCHES] * _UNROLL_CYCLES / machine.cycles_per_s
-    return arithmetic + np.where(is_conv & is_generic & (macs > 0), unrolled, 0.0)
+    return arithmetic + transforming + np.where(is_conv & is_generic & (macs > 0), unrolled, 0.0)
+
+
+def _products(amounts: Floats, machine: Machine) -> tuple[Floats, Floats]:
+    """Multiply-accumulates of K kernels as an engine does them, (K,), and seconds of transforming for that:
+    by Winograd's transformation a 3x3 filter's are a quarter, where its tiles fill the image (Lavin and Gray,
+    doi:10.1109/CVPR.2016.435) and are so many that the weights are loaded for more than a few.
+    """
+    macs, is_transformed = amounts[:, Amount.MACS], amounts[:, Amount.WINOGRAD_BYTES] > 0
+    if not machine.habits.winograd_cycles or not is_transformed.any():
+        return macs, np.zeros(len(macs))
+    results = np.maximum(amounts[:, Amount.WIDTH] * amounts[:, Amount.HEIGHT], 1.0)
+    tiles = np.ceil(amounts[:, Amount.WIDTH] / _TILE) * np.ceil(amounts[:, Amount.HEIGHT] / _TILE)
+    fewer = macs * _TILE_PRODUCTS * (tiles + _SHARING) / (_FILTER * results)
+    channels = amounts[:, Amount.CHANNELS_READ] + amounts[:, Amount.CHANNELS_WRITTEN]
+    numbers = _TILE_PRODUCTS * tiles * channels * amounts[:, Amount.BATCH] * amounts[:, Amount.LAUNCHES]
+    seconds = machine.habits.winograd_cycles * numbers / machine.cycles_per_s
+    return np.where(is_transformed, fewer, macs), np.where(is_transformed, seconds, 0.0)
 
 
 def _use_of_lanes(amounts: Floats, is_conv: NDArray[np.bool_], lanes: int) -> Floats:

@@ -21,6 +21,7 @@ from predictor.adapt import (
 from predictor.description import Described
 from predictor.errors import AdaptationRejected, CheckpointRejected, PredictorError
 from predictor.evaluate import accuracy_card, card_of
+from predictor.few_shot.target import NETWORK_SD
 from predictor.kernel_costs.table import CLASSES
 from predictor.predict import Prediction, Predictor
 from predictor.reading.reader import read_graph
@@ -61,8 +62,9 @@ def test_a_target_without_noise_is_recovered_from_ten_measurements() -> None:
 
 @pytest.mark.parametrize(("coverage", "most"), [(0.5, 0.75), (0.9, 0.95)])
 def test_intervals_hold_as_often_as_they_say(coverage: float, most: float) -> None:
-    """Over many targets and new measurements of new models on them. One normal distribution stands for a
-    mixture of noise levels, which is narrower in the middle: there more is held.
+    """Over many targets and new measurements of new models on them, which the network misses as it misses
+    families that it never saw. One normal distribution stands for a mixture of noise levels, which is
+    narrower in the middle: there more is held.
     """
     rng = np.random.default_rng(7)
     held, widths = [], []
@@ -73,12 +75,13 @@ def test_intervals_hold_as_often_as_they_say(coverage: float, most: float) -> No
             facts(), target.observations(rng), reference_described(), pool=Pool(), meta=META
         )
         predictions = Predictor(checkpoint, META).predict_described(models, coverage)
-        for prediction, latency in zip(predictions, target.latencies_ms(models, rng), strict=True):
+        missed = np.exp(NETWORK_SD * rng.normal(size=len(models)))
+        for prediction, latency in zip(predictions, missed * target.latencies_ms(models, rng), strict=True):
             assert 0 < prediction.lower_ms <= prediction.median_ms <= prediction.upper_ms
             held.append(prediction.lower_ms <= latency <= prediction.upper_ms)
             widths.append(prediction.upper_ms / prediction.lower_ms)
     assert coverage - 0.05 <= np.mean(held) <= most
-    assert np.median(widths) < 1.6  # not by being uselessly wide
+    assert np.median(widths) < 1.7  # not by being uselessly wide
 
 
 def test_adapting_is_deterministic_and_blind_to_order() -> None:

@@ -74,3 +74,18 @@ def test_a_kernel_takes_what_all_of_its_layers_take() -> None:
     residual = next(place for place, one in enumerate(kernels) if len(one.members) == 3)
     assert took_ms[residual] == pytest.approx(0.3)
     assert np.isnan(took_ms[-1])  # the call
+
+
+def test_what_copying_an_output_takes_is_none_of_its_layer() -> None:
+    """All layers ask for as long; a large output's copy is more of that, and where it is most, none tells."""
+    kernels = drawn()
+    asked = [LayerTime(name=name, kind="", provider="cpu", median_ns=100_000) for name in LAYERS]
+    profile = LayerProfile(layers=tuple(asked), coverage=1.7)
+    took_ms = timed_kernels(kernels, profile, 1.0, engine="ncnn")
+    pooling = next(place for place, one in enumerate(kernels) if one.anchor.kind == "GlobalAveragePool")
+    image, one_each = kernels[0].bytes_written, kernels[pooling].bytes_written
+    assert took_ms[0] < took_ms[pooling] < 0.1
+    copies = 0.1 - took_ms[[0, pooling]]
+    assert copies[0] / copies[1] == pytest.approx((15e3 + image) / (15e3 + one_each))
+    hurried = timed_kernels(kernels, profile, 0.4, engine="ncnn")
+    assert np.isnan(hurried[0])

@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 from onnx import ModelProto, helper
 
+from predictor.kernel_costs.nominal import nominal_times
 from predictor.kernel_costs.table import Amount, View, table_of
 from predictor.kernel_costs.weight_traffic import weight_traffic
 from predictor.reading.reader import read_graph
+from predictor.roofline import machine_of
 from tests.predictor.onnx_graphs import model_of, noise
+from tests.predictor.synthetic_target import HARDWARE, RUNTIME
 
 SIDE = 32
 EACH = 4.0 * SIDE * SIDE  # bytes of one product's weights
@@ -60,14 +63,14 @@ def test_every_kernel_of_a_view_knows_the_weights_of_all() -> None:
     assert np.all(table.amounts[:, Amount.GRAPH_WEIGHT_BYTES] == 3 * EACH)
 
 
-def convolved(kernel: int, stride: int, groups: int = 1) -> ModelProto:
+def convolved(kernel: int, stride: int, groups: int = 1, *, side: int = 8) -> ModelProto:
     """Sixteen channels to sixteen."""
     pads = [kernel // 2] * 4
     node = helper.make_node(
         "Conv", ["x", "w"], ["y"], strides=[stride] * 2, group=groups, pads=pads, kernel_shape=[kernel] * 2
     )
     stored = {"w": noise(16, 16 // groups, kernel, kernel)}
-    return model_of([node], {"x": [1, 16, 8, 8]}, ["y"], stored=stored)
+    return model_of([node], {"x": [1, 16, side, side]}, ["y"], stored=stored)
 
 
 @pytest.mark.parametrize(
@@ -88,3 +91,25 @@ def test_weights_grow_where_a_library_transforms_them(model: ModelProto, is_tran
     assert sum(weight_traffic(table, 1e6, winograd_growth=4.0))[0] == growth * weights
     # and what grows may no longer fit
     assert bool(weight_traffic(table, weights, winograd_growth=4.0)[1][0] > 0) is is_transformed
+
+
+def test_a_library_that_transforms_images_multiplies_less_and_transforms_for_it() -> None:
+    """Four tiles of 4x4 results fill an image of side eight, and one of side five needs as many. Loading the
+    weights takes as long as four more.
+    """
+    ncnn, other = (
+        machine_of(RUNTIME.model_copy(update={"engine": engine}), HARDWARE)
+        for engine in ("ncnn", "onnxruntime")
+    )
+    for model, products in ((convolved(3, 1), 0.5), (convolved(3, 1, side=5), 36 * 8 / (9 * 25))):
+        table = table_of(read_graph(model.SerializeToString(), {}), View.FUSED)
+        side = table.amounts[0, Amount.WIDTH]
+        plain, own = (nominal_times(table, one, has_generic_paths=False) for one in (other, ncnn))
+        plain_ms = plain.arithmetic[0] * other.macs_per_s / ncnn.macs_per_s
+        numbers = 36 * np.ceil(side / 4) ** 2 * (16 + 16)
+        transforming_ms = 1e3 * ncnn.habits.winograd_cycles * numbers / ncnn.cycles_per_s
+        assert own.arithmetic[0] == pytest.approx(products * plain_ms + transforming_ms)
+    untouched = table_of(read_graph(convolved(3, 2).SerializeToString(), {}), View.FUSED)
+    assert nominal_times(untouched, ncnn).arithmetic[0] == pytest.approx(
+        nominal_times(untouched, other).arithmetic[0] * other.macs_per_s / ncnn.macs_per_s
+    )
