@@ -105,7 +105,9 @@ def _graph(parsed: argparse.Namespace) -> int:
 
 def _document(graph: ModelGraph, op: Operator) -> dict[str, object]:
     shapes = {name: list(graph.tensors[name].shape) for name in (*op.inputs, *op.outputs) if name}
-    return {**asdict(op), "attributes": dict(op.attributes), "shapes": shapes}
+    written = asdict(op)
+    del written["likeness"]  # an identity within this process
+    return {**written, "attributes": dict(op.attributes), "shapes": shapes}
 
 
 def _output(graph: ModelGraph, op: Operator) -> str:
