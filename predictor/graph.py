@@ -52,8 +52,8 @@ class TensorInfo(NamedTuple):  # made once per tensor: a frozen dataclass would 
 
     @property
     def size_bytes(self) -> int:
-        """Bytes when densely packed: two 4-bit elements share a byte."""
-        return -(-math.prod(self.shape) * _BITS[self.dtype] // 8)
+        """Bytes when densely packed."""
+        return packed_bytes(math.prod(self.shape), self.dtype)
 
     @property
     def is_weight(self) -> bool:
@@ -167,6 +167,13 @@ class ModelGraph:
             for name in filter(None, op.outputs):
                 level[name] = above + op.repeats
         return max(level.values(), default=0)
+
+
+def packed_bytes(elements: int, dtype: str) -> int:
+    """Of so many elements beside each other: two of 4 bits share a byte. Raises KeyError for an unknown
+    dtype.
+    """
+    return -(-elements * _BITS[dtype] // 8)
 
 
 def bits_of(dtype: str) -> int:

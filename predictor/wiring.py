@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -76,7 +75,7 @@ class _Elements(dict[str, int]):
         self._tensors = tensors
 
     def __missing__(self, name: str) -> int:
-        self[name] = count = math.prod(self._tensors[name].shape)
+        self[name] = count = self._tensors[name].elements
         return count
 
 

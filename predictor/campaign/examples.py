@@ -16,11 +16,10 @@ from predictor.campaign.dataset import Row
 from predictor.campaign.models import model_builders
 from predictor.checkpoint import TargetFacts
 from predictor.graph import ModelGraph
-from predictor.kernel_costs.features import kernel_features
 from predictor.kernel_costs.layers import timed_kernels
 from predictor.kernel_costs.nominal import nominal_times
-from predictor.kernel_costs.pricing import Encoded
-from predictor.kernel_costs.table import View, kernels_in, tabulate, view_of
+from predictor.kernel_costs.pricing import Encoded, encode
+from predictor.kernel_costs.table import View, kernels_in, view_of
 from predictor.kernel_costs.training import Examples, view_examples
 from predictor.kernels import Kernel
 from predictor.reading.reader import read_graph
@@ -129,9 +128,7 @@ class Prepared:
     def of(cls, graph: ModelGraph) -> Prepared:
         """In all views."""
         kernels = {view: kernels_in(graph, view) for view in View}
-        tables = {view: tabulate(graph, own) for view, own in kernels.items()}
-        features = {view: kernel_features(graph, table) for view, table in tables.items()}
-        return cls(graph.digest, kernels, Encoded(tables, features))
+        return cls(graph.digest, kernels, encode(graph, tuple(View)))
 
 
 def measured_model(

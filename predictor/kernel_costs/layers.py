@@ -47,7 +47,8 @@ def timed_kernels(
     """
     if engine == "ncnn":
         return _timed_by_output(kernels, profile, median_ms)
-    return _timed_by_name(kernels, profile, _without_profiler(profile, median_ms, _alike(profile)))
+    alike = np.ones(len(profile.layers))
+    return _timed_by_name(kernels, profile, _without_profiler(profile, median_ms, alike))
 
 
 def _timed_by_output(
@@ -57,8 +58,8 @@ def _timed_by_output(
     copied for that, so the profiler takes of each layer by the bytes that it writes.
     """
     told = ncnn_layers_of(kernels, [layer.name for layer in profile.layers])
-    copied = np.full(len(profile.layers), _ASKED_BYTES) + _written_bytes(kernels, profile, told)
-    own_ms = np.array(_without_profiler(profile, median_ms, copied / copied.sum()))
+    copied = _ASKED_BYTES + _written_bytes(kernels, profile, told)
+    own_ms = np.array(_without_profiler(profile, median_ms, copied))
     asked_ms = np.array([layer.median_ns for layer in profile.layers]) / _NS_PER_MS
     timed = np.full(len(kernels) + 1, np.nan)
     for home, places in told.items():
@@ -119,15 +120,11 @@ def _home_of(name: str, homes: Mapping[str, int]) -> int | None:
     return homes.get(name)
 
 
-def _alike(profile: LayerProfile) -> NDArray[np.float64]:
-    """Shares (L,) of what a profiler takes, where it takes about the same for every node."""
-    return np.full(len(profile.layers), 1.0 / max(len(profile.layers), 1))
-
-
-def _without_profiler(profile: LayerProfile, median_ms: float, shares: NDArray[np.float64]) -> list[float]:
+def _without_profiler(profile: LayerProfile, median_ms: float, weights: NDArray[np.float64]) -> list[float]:
     """Milliseconds of each executed node in a run that is not profiled. What the nodes take longer than the
-    timed run is taken off by their `shares` (L,) of what the profiler takes. It takes as much again between
-    two of them, and that is none of the run's; only a profiled run that was shorter as a whole was faster.
+    timed run is taken off by their `weights` (L,): how the profiler's time falls on them. It takes as much
+    again between two of them, and that is none of the run's; only a profiled run that was shorter as a whole
+    was faster.
     """
     layers_ms = [layer.median_ns / _NS_PER_MS for layer in profile.layers]
     covered_ms = sum(layers_ms)
@@ -135,7 +132,7 @@ def _without_profiler(profile: LayerProfile, median_ms: float, shares: NDArray[n
         total_ms = covered_ms / max(profile.coverage, 1e-6)
         faster = min(max(median_ms / max(total_ms, 1e-9), 1.0), _MOST_GAINED)
         return [faster * own_ms for own_ms in layers_ms]
-    taken_ms = (covered_ms - median_ms) * shares
+    taken_ms = (covered_ms - median_ms) * (weights / weights.sum())
     left_ms = [
         max(own_ms - taken, _LEAST_LEFT * own_ms)
         for own_ms, taken in zip(layers_ms, taken_ms.tolist(), strict=True)

@@ -46,7 +46,7 @@ class Need(IntEnum):
 
 # Asked of every kernel: an enumeration's own names take several times as long to look up.
 _NOTHING, _FIRST, _ALL, _IMPOSSIBLE = Need.NOTHING, Need.FIRST, Need.ALL, Need.IMPOSSIBLE
-STORED = ("constant", "overridable")
+_STORED = ("constant", "overridable")
 
 
 def layouts_of(kernels: Sequence[Kernel], needs: Sequence[Need], connections: Connections) -> Layouts:
@@ -99,7 +99,7 @@ def _rearranged_before(op: Operator, precision: str, connections: Connections) -
     return 0.0 if is_direct else float(connections.size_bytes[first])
 
 
-def need_of(kernel: Kernel, tensors: Mapping[str, TensorInfo], *, roles: Collection[str] = STORED) -> Need:
+def need_of(kernel: Kernel, tensors: Mapping[str, TensorInfo], *, roles: Collection[str] = _STORED) -> Need:
     """What a kernel needs, whatever is around it. `roles`: of weights that may be stored in blocks too; ONNX
     Runtime leaves those alone that the caller may replace.
     """

@@ -59,7 +59,6 @@ __all__ = [
     "name_of",
     "stacked_tables",
     "table_of",
-    "tabulate",
     "under_each_other",
     "view_of",
 ]
@@ -122,13 +121,6 @@ def _kernels_in(views: Views, view: View) -> tuple[Kernel, ...]:
 def table_of(graph: ModelGraph, view: View) -> KernelTable:
     """The kernels of a graph as arrays, in the order of `kernels_in`, and the call."""
     return stacked_tables(graph, [view]).table
-
-
-def tabulate(graph: ModelGraph, kernels: Sequence[Kernel]) -> KernelTable:
-    """Kernels of one graph, all of its operators among them, as arrays, in their order, and the call around
-    them as the last row.
-    """
-    return _stacked(Connections(graph), [kernels]).table
 
 
 @dataclass(frozen=True, slots=True)

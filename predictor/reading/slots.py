@@ -12,7 +12,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from predictor.errors import GraphCode, GraphRejected
-from predictor.graph import Role, TensorInfo, bits_of
+from predictor.graph import Role, TensorInfo, bits_of, packed_bytes
 from predictor.memory import Memory
 from predictor.reading.values import CARRIED_DTYPES, MAX_VALUE_ELEMENTS, Array
 
@@ -87,16 +87,16 @@ def _checked(dtype: str, sizes: tuple[int, ...], where: str) -> tuple[int, int]:
         raise _too_many_axes(sizes, where)
     if min(sizes, default=0) < 0:
         raise GraphRejected(f"{where} has a negative size: {list(sizes)}", GraphCode.MALFORMED)
-    elements, bits = math.prod(sizes), bits_of(dtype)
+    elements = math.prod(sizes)
     # An empty axis hides no huge one beside it: what is computed from the shape would have no bound.
-    most_bytes = (elements or math.prod([size or 1 for size in sizes])) * bits // 8
+    most_bytes = (elements or math.prod([size or 1 for size in sizes])) * bits_of(dtype) // 8
     if most_bytes > MAX_TENSOR_BYTES:
         raise GraphRejected(
             f"{where} has shape {list(sizes)} and takes {most_bytes} bytes, "
             f"at most {MAX_TENSOR_BYTES} are allowed; give smaller input sizes",
             GraphCode.TOO_LARGE,
         )
-    return WITHIN_BOUNDS.keep((dtype, sizes), (elements, -(-elements * bits // 8)))
+    return WITHIN_BOUNDS.keep((dtype, sizes), (elements, packed_bytes(elements, dtype)))
 
 
 def _too_many_axes(shape: Sequence[int], where: str) -> GraphRejected:
