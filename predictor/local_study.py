@@ -41,6 +41,10 @@ class Subject:
     model: bytes
     input_shapes: Mapping[str, Sequence[int]]
 
+    def built(self) -> tuple[bytes, dict[str, tuple[int, ...]]]:
+        """Bytes and sizes, as the models of families are built."""
+        return self.model, {name: tuple(sizes) for name, sizes in self.input_shapes.items()}
+
 
 @dataclass(frozen=True, slots=True)
 class Row:

@@ -7,7 +7,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ from predictor.campaign.models import Built, model_builders
 from predictor.checkpoint import TargetFacts
 from predictor.errors import GraphRejected
 from predictor.graph import ModelGraph
-from predictor.local_study import Subject, subjects_in
+from predictor.local_study import subjects_in
 from predictor.reading.reader import read_graph
 from predictor.reference_set import telling
 
@@ -49,7 +48,7 @@ def load_published(path: Path, folder: Path, *, data: GraphData, report: Report)
     ]
     for device, factor in slower.items():
         report(f"{device} took {factor:.3f} times as long for the reference models in the dataset")
-    builders = {one.name: partial(_given, one) for one in subjects_in(folder)}
+    builders = {one.name: one.built for one in subjects_in(folder)}
     return graph_data_of(rows, builders, report=report)
 
 
@@ -66,10 +65,6 @@ def _slower(data: GraphData, rows: Sequence[Row]) -> dict[str, float]:
             if np.isfinite(known_ms):
                 logs.setdefault(device_of(row.target_key), []).append(float(np.log(known_ms / row.median_ms)))
     return {device: float(np.exp(np.median(found))) for device, found in logs.items()}
-
-
-def _given(subject: Subject) -> Built:
-    return subject.model, {name: tuple(sizes) for name, sizes in subject.input_shapes.items()}
 
 
 def graph_data_of(rows: Sequence[Row], builders: Builders, *, report: Report) -> GraphData:

@@ -1,8 +1,7 @@
 """Our predictor as a row of the whole-graph table.
 
-It is meta-trained on a split's sources as the shipped checkpoint is on all of them, but with one network
-instead of two, shorter training, and smaller networks and fewer folds for the calibration, because every
-split trains anew.
+It is meta-trained on a split's sources as the shipped checkpoint is on all of them, but with smaller networks
+and fewer folds for the calibration, because every split trains anew.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ from predictor.meta_training import MetaConfig, Trainer, train_meta
 from predictor.predict import Predictor
 
 _CONFIG = MetaConfig(
-    training=TrainingConfig(members=1, steps=1500),
+    training=TrainingConfig(),
     folds=2,
     calibration=TrainingConfig(members=1, steps=1000, hidden=128),
 )

@@ -8,7 +8,6 @@ import argparse
 import re
 import sys
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple, get_args
@@ -189,12 +188,7 @@ def _kinds(text: str) -> frozenset[str]:
 
 
 def _of_file(one: FileSubject) -> Subject:
-    shapes = {name: tuple(sizes) for name, sizes in one.input_shapes.items()}
-    return Subject("published", one.name, "mixed", False, partial(_given, one.model, shapes))
-
-
-def _given(model: bytes, shapes: dict[str, tuple[int, ...]]) -> tuple[bytes, dict[str, tuple[int, ...]]]:
-    return model, shapes
+    return Subject("published", one.name, "mixed", False, one.built)
 
 
 def _of_specimen(one: Specimen) -> Subject:

@@ -8,17 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from predictor.benchmarks.errors import TableRejected, TaskRejected
 from predictor.benchmarks.graph_command import HANDLERS, add_commands
 from predictor.benchmarks.graph_data import load_graph_data, load_published
 from predictor.benchmarks.graph_method import PUBLISHED, GraphData
-from predictor.campaign.dataset import SCHEMA
 from predictor.errors import PredictorError
 from predictor.reference_set import reference_models
+from tests.predictor.campaign_files import row_of, write_rows
 from tests.predictor.graph_fleet import fleet
 
 CHEAP = ("--methods", "graph-flops", "--folds", "1")
@@ -27,34 +25,25 @@ CHEAP = ("--methods", "graph-flops", "--folds", "1")
 def rows_of(data: GraphData) -> list[dict[str, object]]:
     """Two passes of everything, a third slower and a third faster than the truth."""
     return [
-        {
-            "family": str(data.families[row]),
-            "name": str(data.names[row]),
-            "precision": str(data.precisions[row]),
-            "is_sweep": bool(data.is_sweep[row]),
-            "graph_digest": data.graphs[row].digest,
-            "target_key": target.key,
-            "runtime": target.runtime.model_dump_json(),
-            "hardware": target.hardware.model_dump_json(),
-            "passed": passed,
-            "median_ms": float(data.latency_ms[row, column]) * factor,
-            "standard_error_ms": 0.01,
-            "is_valid": True,
-        }
+        row_of(
+            str(data.names[row]),
+            data.graphs[row],
+            target,
+            float(data.latency_ms[row, column]) * factor,
+            family=str(data.families[row]),
+            precision=str(data.precisions[row]),
+            is_sweep=bool(data.is_sweep[row]),
+            passed=passed,
+        )
         for row in range(len(data))
         for column, target in enumerate(data.targets)
         for passed, factor in enumerate((1.25, 0.8))
     ]
 
 
-def write(path: Path, rows: list[dict[str, object]]) -> Path:
-    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), path)
-    return path
-
-
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write(tmp_path_factory.mktemp("campaign") / "data.parquet", rows_of(fleet()))
+    return write_rows(tmp_path_factory.mktemp("campaign") / "data.parquet", rows_of(fleet()))
 
 
 def run(*arguments: str, dataset: Path, work: Path) -> int:
@@ -91,7 +80,7 @@ def test_passes_are_merged_and_stale_rows_dropped(tmp_path: Path) -> None:
     stale: dict[str, object] = {"graph_digest": "of another model"}
     spoilt = [row | stale if row["name"] == few.names[7] else row for row in rows_of(few)]
     heard: list[str] = []
-    read = load_graph_data(write(tmp_path / "few.parquet", spoilt), report=heard.append)
+    read = load_graph_data(write_rows(tmp_path / "few.parquet", spoilt), report=heard.append)
     assert sorted(read.names) == sorted(few.names[:7])
     assert any("8 of 64 rows are of models that are built differently now" in line for line in heard)
     order = [read.names.tolist().index(name) for name in few.names[:7]]
@@ -101,7 +90,7 @@ def test_passes_are_merged_and_stale_rows_dropped(tmp_path: Path) -> None:
     assert [read.graphs[row].digest for row in order] == [graph.digest for graph in few.graphs[:7]]
     assert len(read.again) == few.is_whole[:7].sum() * len(few.targets) > 0  # two passes of each
     with pytest.raises(TableRejected, match="no row of the dataset is of a model that can be built"):
-        load_graph_data(write(tmp_path / "none.parquet", spoilt[-8:]), report=heard.append)
+        load_graph_data(write_rows(tmp_path / "none.parquet", spoilt[-8:]), report=heard.append)
 
 
 def test_real_models_are_read_from_their_folder(tmp_path: Path) -> None:
@@ -110,7 +99,7 @@ def test_real_models_are_read_from_their_folder(tmp_path: Path) -> None:
     one = data.rows(data.names == model.name)
     named = [row | {"family": PUBLISHED, "name": "real.onnx"} for row in rows_of(one)]
     (tmp_path / "real.onnx").write_bytes(model.model)
-    file = write(tmp_path / "real.parquet", named)
+    file = write_rows(tmp_path / "real.parquet", named)
     published = load_published(file, tmp_path, data=data, report=print)
     assert published.names.tolist() == ["real.onnx"]
     assert published.graphs[0].digest == one.graphs[0].digest
@@ -133,7 +122,7 @@ def test_real_models_are_brought_to_the_speed_that_their_machine_had(tmp_path: P
     (tmp_path / "real.onnx").write_bytes(model.model)
     heard: list[str] = []
     published = load_published(
-        write(tmp_path / "real.parquet", [*references, *named]), tmp_path, data=data, report=heard.append
+        write_rows(tmp_path / "real.parquet", [*references, *named]), tmp_path, data=data, report=heard.append
     )
     keys = [target.key for target in published.targets]
     columns = [keys.index(target.key) for target in one.targets]

@@ -16,16 +16,19 @@ from devices.measurement import Conditions, Estimate, Level, Measurement, Verdic
 from devices.profile import MeasurementRequest
 from devices.target import Device
 from predictor import __main__ as command
-from predictor import local_study
+from predictor import evaluate_command, local_study
 from predictor.description import describe
 from predictor.errors import PredictorError
 from predictor.local_study import Bench, MeasurementFile, run_study, subjects_in
 from predictor.reading.reader import read_graph
+from predictor.reference_set import reference_models
+from tests.predictor.campaign_files import row_of, write_rows
 from tests.predictor.onnx_graphs import branching, five_nodes
 from tests.predictor.synthetic_target import (
     HARDWARE,
     RUNTIME,
     SyntheticTarget,
+    facts,
     ship_synthetic,
     synthetic_meta,
 )
@@ -139,9 +142,11 @@ def test_folders_and_manifests_that_do_not_help(tmp_path: Path, models: Path) ->
 def test_evaluate_prints_a_table_or_json(
     machine: MadeUpMachine, models: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(command, "available_runtimes", lambda *_: (RUNTIME,))
+    monkeypatch.setattr(evaluate_command, "available_runtimes", lambda *_: (RUNTIME,))
     monkeypatch.setattr(
-        command, "read_device", lambda _: Device(key="made-up", fingerprint="0" * 32, hardware=HARDWARE)
+        evaluate_command,
+        "read_device",
+        lambda _: Device(key="made-up", fingerprint="0" * 32, hardware=HARDWARE),
     )
     assert command.main(["evaluate", "--models", str(models)]) == 0
     printed = capsys.readouterr()
@@ -155,6 +160,57 @@ def test_evaluate_prints_a_table_or_json(
     assert {row["name"] for row in document["models"]} == {"five.onnx", "branching.onnx", "broken.onnx"}
     assert command.main(["evaluate", "--models", str(models), "--runtime", "abacus"]) == 1
     assert "abacus" in capsys.readouterr().err
+
+
+@pytest.fixture
+def campaign(models: Path, tmp_path: Path) -> Path:
+    """Of the reference set and two files, each measured twice, too low and too high."""
+    target, made_up = facts("board/onnxruntime-1.32/cpu/t1"), SyntheticTarget.drawn(np.random.default_rng(9))
+    files = [(one.name, *one.built()) for one in subjects_in(models) if one.name != "broken.onnx"]
+    references = [(one.name, one.model, one.input_shapes) for one in reference_models()]
+    rows = []
+    for family, measured in (("reference", references), ("published", files)):
+        for name, model, shapes in measured:
+            graph = read_graph(model, shapes)
+            median_ms = float(made_up.latencies_ms([describe(graph, RUNTIME, HARDWARE, synthetic_meta())])[0])
+            rows += [
+                row_of(name, graph, target, factor * median_ms, family=family, passed=passed)
+                for passed, factor in enumerate((0.8, 1.25))
+            ]
+    lone = facts("lone/onnxruntime-1.32/cpu/t1")  # has run no reference model
+    rows.append(row_of("five.onnx", read_graph(*files[1][1:]), lone, 1.0, family="published"))
+    return write_rows(tmp_path / "campaign.parquet", rows)
+
+
+def test_evaluate_compares_with_what_a_campaign_measured(
+    campaign: Path, models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    meta = tmp_path / "meta.safetensors"
+    meta.write_bytes(synthetic_meta().to_bytes())
+    asked = ["evaluate", "--campaign", str(campaign), "--meta", str(meta)]
+    assert command.main([*asked, "--models", str(models), "--json"]) == 0
+    (study,) = json.loads(capsys.readouterr().out)
+    assert study["target"] == "board/onnxruntime-1.32/cpu/t1"
+    assert study["accuracy_card"]["sample_count"] == 10
+    assert [row["name"] for row in study["models"]] == ["branching.onnx", "five.onnx"]
+    assert all(abs(row["error"]) < 0.3 for row in study["models"])
+    assert command.main([*asked, "--models", str(models)]) == 0
+    printed = capsys.readouterr()
+    assert "board/onnxruntime-1.32/cpu/t1: 2 models" in printed.out
+    assert "lone/onnxruntime-1.32/cpu/t1 is left out" in printed.err
+    assert command.main(asked) == 1  # nobody said where the files are
+    assert "need --models" in capsys.readouterr().err
+
+
+def test_evaluate_says_which_options_do_not_go_together(
+    campaign: Path, models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command.main(["evaluate"]) == 1
+    assert "--models" in capsys.readouterr().err
+    assert command.main(["evaluate", "--campaign", str(campaign), "--runtime", "openvino"]) == 1
+    assert "nothing is measured" in capsys.readouterr().err
+    assert command.main(["evaluate", "--models", str(models), "--meta", str(campaign)]) == 1
+    assert "--campaign" in capsys.readouterr().err
 
 
 def test_graph_prints_the_costed_operators(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -183,4 +239,4 @@ def test_predicting_loads_no_torch() -> None:
 
 
 def test_the_command_knows_the_engines_it_offers() -> None:
-    assert set(command.ENGINES) <= set(registry.ENGINES)
+    assert set(evaluate_command.ENGINES) <= set(registry.ENGINES)
