@@ -235,7 +235,7 @@ def class_of(kernel: Kernel) -> KernelClass:
 
 def _processor(hardware: Hardware) -> _Processor:
     flags = set(hardware.isa_flags)
-    if "amx_int8" in flags:
+    if "amx_int8" in flags or "avx512_fp16" in flags:  # tiles are not always shown to a virtual machine
         return _SAPPHIRE_RAPIDS
     if "AMD" in hardware.cpu_model and "avx512f" in flags:
         return _ZEN_5 if "avx_vnni" in flags else _ZEN_4

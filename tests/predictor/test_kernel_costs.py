@@ -315,6 +315,16 @@ def test_a_processor_that_a_campaign_has_met_has_its_own_rates() -> None:
     assert laptop.cache_bytes_per_s != known.cache_bytes_per_s
 
 
+def test_sapphire_rapids_is_known_where_a_virtual_machine_hides_its_tiles() -> None:
+    """Its arithmetic in float16 tells; tiles that are hidden multiply no integers."""
+    shown = AVX512.model_copy(update={"isa_flags": (*AVX512.isa_flags, "avx512_fp16", "amx_int8")})
+    hidden = AVX512.model_copy(update={"isa_flags": (*AVX512.isa_flags, "avx512_fp16")})
+    openvino = RUNTIME.model_copy(update={"engine": "openvino"})
+    whole, without = machine_of(openvino, shown), machine_of(openvino, hidden)
+    assert without.shared_cache_bytes_per_s == whole.shared_cache_bytes_per_s
+    assert without.int8_speedup == machine_of(openvino, AVX512).int8_speedup < whole.int8_speedup
+
+
 def test_torch_multiplies_matrices_with_half_vectors_on_amd() -> None:
     """And convolves with whole ones; ONNX Runtime does both with whole ones, and on Intel so does torch."""
     own, other, intel = machine_of(TORCH, EPYC), machine_of(RUNTIME, EPYC), machine_of(TORCH, AVX512)
