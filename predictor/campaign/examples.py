@@ -19,7 +19,7 @@ from predictor.graph import ModelGraph
 from predictor.kernel_costs.layers import timed_kernels
 from predictor.kernel_costs.nominal import nominal_times
 from predictor.kernel_costs.pricing import Encoded, encode
-from predictor.kernel_costs.table import View, kernels_in, view_of
+from predictor.kernel_costs.table import KernelTable, View, kernels_in, under_each_other, view_of
 from predictor.kernel_costs.training import Examples, view_examples
 from predictor.kernels import Kernel
 from predictor.reading.reader import read_graph
@@ -96,19 +96,29 @@ def examples_of(data: MeasuredModels) -> Examples:
     parts = []
     for view in sorted(set(views)):
         columns = [index for index, own in enumerate(views) if own is view]
-        machines = [machine_of(data.targets[c].runtime, data.targets[c].hardware) for c in columns]
+        tables = [model.encoded.tables[view] for model in data.models]
+        nominal = _nominal_ms(under_each_other(tables), [data.targets[column] for column in columns])
         rows = []
-        for model in data.models:
-            table = model.encoded.tables[view]
-            times = [nominal_times(table, machine, has_generic_paths=False).total for machine in machines]
-            nominal = np.stack(times, axis=1)
+        start = 0
+        for model, table in zip(data.models, tables, strict=True):
+            own, start = nominal[start : start + len(table)], start + len(table)
             blank = np.full(len(table), np.nan)
             timed = np.stack([model.timed.get((view, column), blank) for column in columns], axis=1)
-            rows.append((model.encoded.features[view], nominal, timed))
+            rows.append((model.encoded.features[view], own, timed))
         parts.append(view_examples(rows, columns))
     weights = np.array([SWEEP_WEIGHT if model.is_sweep else 1.0 for model in data.models])
     engines = tuple(target.runtime.engine for target in data.targets)
     return Examples(tuple(parts), data.latency_ms, weights, engines)
+
+
+def _nominal_ms(table: KernelTable, targets: Sequence[TargetFacts]) -> Floats:
+    """Of K kernels on the nominal machines of T targets, (K, T), each machine once."""
+    machines = [machine_of(target.runtime, target.hardware) for target in targets]
+    times = {
+        machine: nominal_times(table, machine, has_generic_paths=False).total
+        for machine in dict.fromkeys(machines)
+    }
+    return np.stack([times[machine] for machine in machines], axis=1)
 
 
 def _latencies(rows: Sequence[Row], keys: Sequence[str]) -> Floats:

@@ -153,7 +153,7 @@ class StackedTables:
 
 
 def under_each_other(tables: Sequence[KernelTable]) -> KernelTable:
-    """Tables of one graph as one."""
+    """Tables as one; there is one at least."""
     if len(tables) == 1:
         return tables[0]
     return KernelTable(
