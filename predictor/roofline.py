@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from typing import NamedTuple
 
 from devices.target import Hardware, Runtime
@@ -67,6 +67,15 @@ _LOW_BIT_PRECISIONS = frozenset(("int4", "uint4", "int2", "uint2"))
 _DYNAMIC_KINDS = frozenset(("MatMulInteger", "ConvInteger", "DynamicQuantizeMatMul", "MatMulIntegerToFloat"))
 
 
+class Slopes(IntEnum):
+    """How a file writes the slopes of a PRelu, which not every engine has code for."""
+
+    NONE = 0  # no PRelu
+    ONE = 1
+    UNRANKED = 2  # one for each channel, (C, 1, 1)
+    RANKED = 3  # with as many axes as the image, (1, C, 1, 1)
+
+
 class Habits(NamedTuple):
     """What the code of an engine does on every processor."""
 
@@ -83,6 +92,7 @@ class Habits(NamedTuple):
     half_aliasing: float = 1.0  # so much longer, of convolutions whose images alias in a cache
     lstm_weight_cycles: float = 0.0  # of a weight of an LSTM that is packed anew in every run
     step_launches: float = 1.0  # of a step of a recurrent layer
+    slow_slopes: Slopes | None = None  # the only ones that it applies one by one; None: all
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +145,7 @@ _ZEN_3 = _Processor(2.6e9, 8, 5e5, 6e10, 1.6e7, 4.5e10, 1.7e10, 1.6e-6)
 # 6x6 numbers in place of 3x3. The cycles are those of single layers, on three processors.
 _HABITS = {
     "onnxruntime": Habits(int8_speedup=3.0),  # as by dot products, where there are tiles of integers too
-    "mnn": Habits(widest_lanes=8, winograd_growth=4.0),
+    "mnn": Habits(widest_lanes=8, winograd_growth=4.0, slow_slopes=Slopes.UNRANKED),
     "ncnn": Habits(
         widest_lanes=12,
         regroup_cycles=320.0,
@@ -152,6 +162,7 @@ _HABITS = {
         half_aliasing=4.0,
         lstm_weight_cycles=2.3,
         step_launches=75.0,
+        slow_slopes=Slopes.RANKED,
     ),
 }
 # From the processor to the accelerator, and of views, seconds. Called from Python, a kernel waits for the

@@ -81,6 +81,9 @@ def _scalar_cycles(table: KernelTable, machine: Machine) -> Floats:
     """What is computed one by one: everywhere, and where an engine has no better code."""
     amounts, macs, habits = table.amounts, table.amounts[:, Amount.MACS], machine.habits
     cycles: Floats = amounts[:, Amount.SCALAR_CYCLES] + habits.regroup_cycles * amounts[:, Amount.REGROUPED]
+    if habits.slow_slopes is not None:
+        slopes = amounts[:, Amount.SLOPES]
+        cycles = np.where((slopes > 0) & (slopes != habits.slow_slopes), 0.0, cycles)
     if habits.flat_deconv_cycles:
         is_flat = (table.flags[:, Flag.TRANSPOSED] > 0) & (amounts[:, Amount.RANK] == _SIGNAL_RANK)
         cycles += habits.flat_deconv_cycles * np.where(is_flat, macs, 0.0)

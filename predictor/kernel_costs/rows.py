@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import lru_cache
@@ -12,13 +12,13 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from predictor.graph import AttributeValue, Likeness
+from predictor.graph import AttributeValue, Likeness, Operator, TensorInfo
 from predictor.kernel_costs.geometry import geometry_of
 from predictor.kernel_costs.layout import Need, need_of
 from predictor.kernel_making import PRODUCTS, Kernel
 from predictor.kinds import KINDS, Family
 from predictor.memory import Memory
-from predictor.roofline import CLASS_BY_FAMILY, KernelClass, class_of
+from predictor.roofline import CLASS_BY_FAMILY, KernelClass, Slopes, class_of
 from predictor.wiring import Connections
 
 
@@ -65,6 +65,7 @@ class Amount(IntEnum):
         36  # of the weights, those that Winograd's transformation enlarges where a library uses it
     )
     GRAPH_WINOGRAD_BYTES = 37  # of the whole graph
+    SLOPES = 38  # of a PRelu, a `Slopes`
 
 
 class Flag(IntEnum):
@@ -171,13 +172,14 @@ _CALL = Traits(
 class Row:
     """What is written of a kernel. `numbers`: its amounts that are known at once, flags and indices, packed
     as float64, which takes half as long as an array; `winograd_bytes`: of the weights that Winograd's
-    transformation would enlarge; `blocks`: what it needs to run on blocks of channels, with weights of any
-    role, and `fixed_blocks` with constant ones; `features`: what the network sees of all that, once somebody
-    has asked.
+    transformation would enlarge; `slopes`: a `Slopes`; `blocks`: what it needs to run on blocks of channels,
+    with weights of any role, and `fixed_blocks` with constant ones; `features`: what the network sees of all
+    that, once somebody has asked.
     """
 
     numbers: bytes
     winograd_bytes: int
+    slopes: int
     traits: Traits
     blocks: Need
     fixed_blocks: Need
@@ -225,7 +227,7 @@ class Rows:
 
 
 def _call_row(amounts: tuple[float, ...]) -> Row:
-    return Row(_numbers(amounts, _CALL), 0, _CALL, Need.IMPOSSIBLE, Need.IMPOSSIBLE)
+    return Row(_numbers(amounts, _CALL), 0, 0, _CALL, Need.IMPOSSIBLE, Need.IMPOSSIBLE)
 
 
 def _written(kernel: Kernel, connections: Connections) -> Row:
@@ -252,7 +254,17 @@ def _written(kernel: Kernel, connections: Connections) -> Row:
     if kernel.has_replaceable_weights:
         fixed_blocks = need_of(kernel, connections.tensors, roles=("constant",))
     winograd_bytes = kernel.weight_bytes if is_transformed else 0
-    return Row(_numbers(amounts, traits), winograd_bytes, traits, blocks, fixed_blocks)
+    slopes = _slopes_of(anchor, connections.tensors) if anchor.kind == "PRelu" else 0
+    return Row(_numbers(amounts, traits), winograd_bytes, slopes, traits, blocks, fixed_blocks)
+
+
+def _slopes_of(op: Operator, tensors: Mapping[str, TensorInfo]) -> int:
+    image, slopes = (tensors.get(name) for name in (*op.inputs, "", "")[:2])
+    if image is None or slopes is None:  # what an operator lacks costs it nothing here
+        return int(Slopes.NONE)
+    if slopes.elements <= 1:
+        return int(Slopes.ONE)
+    return int(Slopes.RANKED if len(slopes.shape) == len(image.shape) else Slopes.UNRANKED)
 
 
 def _is_transformed(amounts: Sequence[float], kernel: Kernel) -> bool:

@@ -187,6 +187,8 @@ def _stacked(connections: Connections, ways: Sequence[Sequence[Kernel]]) -> Stac
     numbers = numbers_of(rows).take(places, axis=0)
     amounts = _amounts(numbers, each, ends)
     _write_layouts(amounts, connections, ways, each)
+    if "PRelu" in connections.kinds:
+        amounts[:, Amount.SLOPES] = [row.slopes for row in each]
     regrouped = [elements for kernels in ways for elements in regrouped_of(kernels, connections.graph)]
     if any(regrouped):
         amounts[:, Amount.REGROUPED] = regrouped

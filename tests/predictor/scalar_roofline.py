@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from predictor.kernels import Kernel
 from predictor.kinds import Family
-from predictor.roofline import EFFICIENCY, KernelClass, Machine, class_of
+from predictor.roofline import EFFICIENCY, KernelClass, Machine, Slopes, class_of
 
 _SHORT_FLOATS = ("float16", "bfloat16")
 _BYTES = {
@@ -28,7 +28,7 @@ def times_ms(kernel: Kernel, machine: Machine, graph_weight_bytes: float) -> dic
     if is_idle:
         return times
     arithmetic_s = _arithmetic_s(kernel, kind, machine)
-    arithmetic_s += kernel.work / machine.work_per_s + kernel.scalar_cycles / machine.cycles_per_s
+    arithmetic_s += kernel.work / machine.work_per_s + _scalar_cycles(kernel, machine) / machine.cycles_per_s
     if kernel.precision in _SHORT_FLOATS and kind in EFFICIENCY and kind is not KernelClass.RECURRENT:
         is_aliased = kind is KernelClass.CONV and kernel.rows % 1024 == 0
         longer = machine.habits.half_aliasing if is_aliased else 1.0
@@ -62,6 +62,13 @@ def _arithmetic_s(kernel: Kernel, kind: KernelClass, machine: Machine) -> float:
         unrolled = kernel.rows * kernel.inner * kernel.groups * kernel.launches
         arithmetic_s += _UNROLL_CYCLES * unrolled / machine.cycles_per_s
     return arithmetic_s
+
+
+def _scalar_cycles(kernel: Kernel, machine: Machine) -> float:
+    """Of models whose slopes have no axis of a batch."""
+    slow = machine.habits.slow_slopes
+    is_fast = kernel.anchor.kind == "PRelu" and slow is not None and slow is not Slopes.UNRANKED
+    return 0.0 if is_fast else kernel.scalar_cycles
 
 
 def _is_pointwise(kernel: Kernel) -> bool:

@@ -342,6 +342,23 @@ def test_tiles_of_integers_serve_engines_that_have_code_for_them() -> None:
     assert speedups["openvino"] > speedups["onnxruntime"] == machine_of(RUNTIME, AVX512).int8_speedup
 
 
+@pytest.mark.parametrize(
+    ("engine", "slow"),
+    [("mnn", ["unranked"]), ("torch", ["ranked"]), ("onnxruntime", ["one", "unranked", "ranked"])],
+)
+def test_engines_apply_slopes_one_by_one_where_they_are_written_in_a_way_they_have_no_code_for(
+    engine: str, slow: list[str]
+) -> None:
+    machine = machine_of(RUNTIME.model_copy(update={"engine": engine}), HARDWARE)
+    one_by_one_ms = 1e3 * 5.0 * 32 * 56 * 56 / machine.cycles_per_s
+    taken = {}
+    for name, shape in {"one": (1,), "unranked": (32, 1, 1), "ranked": (1, 32, 1, 1)}.items():
+        node = helper.make_node("PRelu", ["x", "slopes"], ["y"])
+        model = model_of([node], {"x": [1, 32, 56, 56]}, ["y"], stored={"slopes": noise(*shape)})
+        taken[name] = nominal_times(table_of(graph_of(model), View.LISTED), machine).total[0]
+    assert [name for name, time_ms in taken.items() if time_ms > one_by_one_ms] == slow
+
+
 def test_zen_5_takes_whole_vectors_of_512_bits() -> None:
     flags = ("avx2", "avx512f", "avx512_vnni")
     zens = [HARDWARE.model_copy(update={"cpu_model": "AMD EPYC", "isa_flags": (*flags, *own)})
