@@ -155,7 +155,7 @@ def test_what_was_never_measured_is_named_and_widens_the_interval() -> None:
 
 
 def test_float16_on_a_processor_unlike_all_that_were_measured_is_said_and_widens_the_interval() -> None:
-    short = facts().hardware.model_copy(update={"isa_flags": ("avx2", "avx512_fp16")})
+    short = facts().hardware.model_copy(update={"isa_flags": ("avx2", "fphp")})
     usual = adapted(made_up())
     elsewhere = facts().model_copy(update={"hardware": short})
     other = Predictor(adapt(elsewhere, made_up(), meta=META), META)
