@@ -15,6 +15,7 @@ from predictor.predict import Prediction, Predictor
 
 MIN_OBSERVATIONS = 3  # fewer leave nothing to learn from when one is held out
 COVERAGE = 0.9
+FAR_OFF = 2.0  # a factor: a prediction that misses by more wants a warning
 
 
 class FamilyAccuracy(Value):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,16 +15,16 @@ from devices.hardware import read_device
 from devices.measurement import Level
 from devices.target import Runtime
 from predictor.campaign.dataset import read_dataset
-from predictor.campaign.models import Built, model_builders
+from predictor.campaign.models import Builders, model_builders
 from predictor.campaign_study import campaign_studies
 from predictor.errors import PredictorError
+from predictor.evaluate import FAR_OFF
 from predictor.local_study import Bench, MeasurementFile, Row, Study, run_study, subjects_in
 from predictor.meta_checkpoint import MetaCheckpoint, shipped
 from predictor.reference_set import reference_candidates
-from predictor.terminal import print_card
+from predictor.terminal import print_card, say
 
 ENGINES = ("onnxruntime", "openvino")
-_FAR_OFF = 2.0
 _DEFAULT_RUNTIME = "onnxruntime/t1"
 
 
@@ -64,7 +63,7 @@ def run_evaluate(parsed: argparse.Namespace) -> int:
     runtime = _runtime(parsed.runtime or _DEFAULT_RUNTIME, sorted({1, device.hardware.physical_cores}))
     bench = Bench(
         device=device, runtime=runtime, level=parsed.level or Level.QUICK, file=MeasurementFile(parsed.cache),
-        report=_say,
+        report=say,
     )  # fmt: skip
     study = run_study(bench, subjects_in(parsed.models))
     if parsed.json:
@@ -89,7 +88,7 @@ def _check(parsed: argparse.Namespace) -> None:
 def _of_campaign(parsed: argparse.Namespace) -> int:
     meta = shipped() if parsed.meta is None else MetaCheckpoint.from_bytes(parsed.meta.read_bytes())
     measured = read_dataset(parsed.campaign)
-    studies = campaign_studies(measured, _builders(parsed.models), meta=meta, report=_say)
+    studies = campaign_studies(measured, _builders(parsed.models), meta=meta, report=say)
     if not studies:
         raise PredictorError(
             f"no target of {parsed.campaign} has run reference models and one of the models to predict; "
@@ -103,7 +102,7 @@ def _of_campaign(parsed: argparse.Namespace) -> int:
     return 0
 
 
-def _builders(folder: Path | None) -> Mapping[str, Callable[[], Built]]:
+def _builders(folder: Path | None) -> Builders:
     """The families, or the files of a folder in their place; the reference set in both."""
     known = model_builders()
     if folder is None:
@@ -167,8 +166,8 @@ def _print_summary(study: Study) -> None:
     for row in study.rows:
         if row.error is None or row.prediction is None or row.prediction.extrapolates:
             continue
-        if not 1.0 / _FAR_OFF <= 1.0 + row.error <= _FAR_OFF:
-            print(f"    off by more than a factor of {_FAR_OFF:g} without a warning: {_line(row)}")
+        if not 1.0 / FAR_OFF <= 1.0 + row.error <= FAR_OFF:
+            print(f"    off by more than a factor of {FAR_OFF:g} without a warning: {_line(row)}")
 
 
 def _line(row: Row) -> str:
@@ -180,10 +179,6 @@ def _line(row: Row) -> str:
     error = f"{row.error:+.0%}" if row.error is not None else "-"
     why = row.failure or ("; ".join(prediction.reasons) if prediction.extrapolates else "")
     return f"{row.name:34} {prediction.median_ms:12.3f} {interval:>23} {measured:>12} {error:>8}  {why}"
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 HANDLERS: Mapping[str, Callable[[argparse.Namespace], int]] = MappingProxyType({"evaluate": run_evaluate})

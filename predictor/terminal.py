@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from predictor.evaluate import AccuracyCard
 
@@ -30,3 +31,8 @@ def print_card(title: str, card: AccuracyCard) -> None:
     )
     for family, accuracy in card.by_family.items():
         print(f"    {family:12} {accuracy.sample_count:3} models, mean error {accuracy.mape:.1%}")
+
+
+def say(line: str) -> None:
+    """Progress, beside the results."""
+    print(line, file=sys.stderr, flush=True)

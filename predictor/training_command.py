@@ -6,7 +6,6 @@ torch is loaded when the training begins.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -14,6 +13,7 @@ from types import MappingProxyType
 
 from predictor.kernel_costs.training_config import TrainingConfig
 from predictor.meta_checkpoint import MetaCheckpoint
+from predictor.terminal import say
 
 _TRAINING = "predictor.meta_training"
 
@@ -41,7 +41,7 @@ def _train(parsed: argparse.Namespace) -> int:
         parsed.dataset,
         TrainingConfig(steps=parsed.steps, members=parsed.members, seed=parsed.seed),
         command=command,
-        report=lambda line: print(line, file=sys.stderr, flush=True),
+        report=say,
     )
     written = checkpoint.to_bytes()
     parsed.out.write_bytes(written)

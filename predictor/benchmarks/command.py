@@ -11,12 +11,13 @@ from predictor.benchmarks.errors import TaskRejected
 from predictor.benchmarks.jobs import BenchJob, Places, run_bench_job, run_jobs
 from predictor.benchmarks.nas import Rules
 from predictor.benchmarks.nas_table import NasJob, nas_document, nas_lines, run_nas_job
-from predictor.benchmarks.options import default_work, names, say, write_document
+from predictor.benchmarks.options import default_work, names, write_document
 from predictor.benchmarks.registry import METHODS, check_methods
 from predictor.benchmarks.report import bench_document, bench_lines
 from predictor.benchmarks.run import DeviceResult, Protocol
 from predictor.benchmarks.tables import DATA_VARIABLE, SPACES, data_folder, load_table
 from predictor.benchmarks.tasks import Split, Task, published_split, task_of
+from predictor.terminal import say
 
 FEWEST_SAMPLES = 3  # that a line with an error can be fitted to
 _QUICK_METHODS = "laptime,mixture,ridge,flops"

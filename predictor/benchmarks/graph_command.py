@@ -16,7 +16,8 @@ from predictor.benchmarks.graph_registry import GRAPH_METHODS, check_graph_metho
 from predictor.benchmarks.graph_report import MethodScores, graph_document, graph_lines, method_scores
 from predictor.benchmarks.graph_run import GraphTask, run_stored
 from predictor.benchmarks.graph_splits import ALL, FOLDS, LEFT_OUT, GraphSplit, fold_of, splits_of
-from predictor.benchmarks.options import default_work, names, say, write_document
+from predictor.benchmarks.options import default_work, names, write_document
+from predictor.terminal import say
 
 
 def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -14,15 +14,12 @@ import numpy as np
 from predictor.benchmarks.errors import TableRejected
 from predictor.benchmarks.graph_method import PUBLISHED, REFERENCE, Floats, GraphData, device_of
 from predictor.campaign.dataset import Row, read_dataset
-from predictor.campaign.models import Built, model_builders
+from predictor.campaign.models import Builders, built_graph, model_builders
 from predictor.checkpoint import TargetFacts
-from predictor.errors import GraphRejected
 from predictor.graph import ModelGraph
 from predictor.local_study import subjects_in
-from predictor.reading.reader import read_graph
 from predictor.reference_set import telling
 
-Builders = Mapping[str, Callable[[], Built]]
 Report = Callable[[str], None]
 
 _EVERY = 200  # graphs between reports
@@ -86,13 +83,8 @@ def _graphs(names: Sequence[str], builders: Builders, report: Report) -> dict[st
     for number, name in enumerate(names):
         if number % _EVERY == 0:
             report(f"reading graph {number + 1} of {len(names)}")
-        if name not in builders:
-            continue
-        model, shapes = builders[name]()
-        try:
-            graphs[name] = read_graph(model, dict(shapes))
-        except GraphRejected as error:
-            report(f"{name} is left out: {error}")
+        if (graph := built_graph(name, builders, report)) is not None:
+            graphs[name] = graph
     return graphs
 
 

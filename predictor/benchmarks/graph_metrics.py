@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from predictor.benchmarks.graph_method import Flags, Floats, GraphData
 from predictor.benchmarks.graph_run import TargetPredictions
+from predictor.evaluate import FAR_OFF
 
 RATIO_TOLERANCE = 0.15
 UNDECIDED = (0.9, 1.1)  # true ratios between which a sign means nothing
@@ -21,7 +22,6 @@ SIGN_ENGINES = ("onnxruntime", "openvino")
 # Precisions whose sign is judged; 4-bit weights only where a transformer decodes token by token.
 SIGN_PRECISIONS = ("int8", "int8-dynamic", "w4")
 _DECODING = frozenset(("decode",))
-FAR_OFF = 2.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -19,6 +18,7 @@ from predictor.benchmarks.errors import TaskRejected
 from predictor.benchmarks.tables import DATA_VARIABLE, data_folder, load_table
 from predictor.benchmarks.tasks import Split, read_splits, task_of
 from predictor.help.config import CONFIGS
+from predictor.terminal import say
 
 _PROTOCOL = "predictor.benchmarks.help_protocol"
 
@@ -46,7 +46,7 @@ def run_help(parsed: argparse.Namespace) -> int:
     split = _split(read_splits(folder), parsed.task, tested=parsed.action == "test")
     table = load_table(split.space, folder)
     document: dict[str, object] = import_module(_PROTOCOL).train_and_score(
-        task_of(split, table), table, key=parsed.method, work=parsed.work, report=_say,
+        task_of(split, table), table, key=parsed.method, work=parsed.work, report=say,
         tested=parsed.action == "test", threads=parsed.threads,
     )  # fmt: skip
     if parsed.json:
@@ -65,10 +65,6 @@ def _split(published: Mapping[str, Split], name: str, *, tested: bool) -> Split:
             f"HELP published no protocol for task {name}: train on it, and compare with `bench`"
         )
     return split
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 HANDLERS: Mapping[str, Callable[[argparse.Namespace], int]] = MappingProxyType({"help": run_help})

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ from predictor.help.learner import Learner
 from predictor.help.meta_testing import AdaptedLearner, adapt_to_device
 from predictor.help.meta_training import meta_train
 from predictor.help.store import read_learner, write_learner
+from predictor.terminal import say
 
 Report = Callable[[str], None]
 
@@ -38,11 +38,7 @@ _SEEDS = 2**31
 
 def make(key: str, work: Path) -> HelpMethod:
     """The method "help", "maml" or "metasgd"; checkpoints lie in `work`/help."""
-    return HelpMethod(CONFIGS[key], folder=work / "help", report=_to_stderr)
-
-
-def _to_stderr(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    return HelpMethod(CONFIGS[key], folder=work / "help", report=say)
 
 
 def source_table(source: Source) -> SourceTable:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 from pathlib import Path
 
 
@@ -27,8 +26,3 @@ def write_document(parsed: argparse.Namespace, document: dict[str, object]) -> N
         parsed.output.write_text(text + "\n")
     if parsed.json:
         print(text)
-
-
-def say(line: str) -> None:
-    """Progress, beside the results."""
-    print(line, file=sys.stderr, flush=True)

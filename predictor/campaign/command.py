@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -22,6 +21,7 @@ from predictor.errors import PredictorError
 from predictor.families.registry import FAMILY_VERSION, Specimen, specimens
 from predictor.local_study import Subject as FileSubject
 from predictor.local_study import subjects_in
+from predictor.terminal import say
 
 _DEFAULT_TARGETS = "onnxruntime/t1,openvino/t1"
 _KINDS = ("networks", "medleys", "sweeps")
@@ -140,7 +140,7 @@ def _campaign(parsed: argparse.Namespace) -> int:
         runtimes=[_runtime(wanted) for wanted in parsed.targets],
         subjects=_subjects(parsed),
         folder=CampaignFolder(parsed.out),
-        report=lambda line: print(line, file=sys.stderr, flush=True),
+        report=say,
         with_layers=parsed.with_layers,
     )
     campaign.run(parsed.passes)

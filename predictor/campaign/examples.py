@@ -98,11 +98,10 @@ def examples_of(data: MeasuredModels) -> Examples:
         columns = [index for index, own in enumerate(views) if own is view]
         tables = [model.encoded.tables[view] for model in data.models]
         nominal = _nominal_ms(under_each_other(tables), [data.targets[column] for column in columns])
+        starts = np.cumsum([len(table) for table in tables])[:-1]
         rows = []
-        start = 0
-        for model, table in zip(data.models, tables, strict=True):
-            own, start = nominal[start : start + len(table)], start + len(table)
-            blank = np.full(len(table), np.nan)
+        for model, own in zip(data.models, np.split(nominal, starts), strict=True):
+            blank = np.full(len(own), np.nan)
             timed = np.stack([model.timed.get((view, column), blank) for column in columns], axis=1)
             rows.append((model.encoded.features[view], own, timed))
         parts.append(view_examples(rows, columns))
