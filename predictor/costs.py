@@ -95,14 +95,25 @@ def cost_of(
     in `KINDS`.
     """
     kind = KINDS[full_kind]
-    bytes_read = bytes_written = parameters = 0
+    parameters = 0
     for tensor in {tensor.name: tensor for tensor in inputs if tensor is not None}.values():
-        bytes_read += tensor.size_bytes
         if tensor.is_weight:
             parameters += tensor.elements
     precision = _precision(kind, full_kind, attributes, inputs=inputs, outputs=outputs)
     if kind.traffic is _NO_TRAFFIC:
         return Cost(0, 0, 0, parameters, precision)
+    bytes_read, bytes_written = traffic_of(kind, inputs=inputs, outputs=outputs)
+    macs = kind.macs(attributes, inputs, outputs) if kind.macs is not None else 0
+    return Cost(macs, bytes_read, bytes_written, parameters, precision)
+
+
+def traffic_of(kind: Kind, *, inputs: Tensors, outputs: Tensors) -> tuple[int, int]:
+    """Bytes that one execution reads, a tensor that it reads twice once, and that it writes."""
+    if kind.traffic is _NO_TRAFFIC:
+        return 0, 0
+    bytes_read = bytes_written = 0
+    for tensor in {tensor.name: tensor for tensor in inputs if tensor is not None}.values():
+        bytes_read += tensor.size_bytes
     for made in outputs:
         if made is not None:
             bytes_written += made.size_bytes
@@ -111,8 +122,7 @@ def cost_of(
         bytes_read -= max(first.size_bytes - bytes_written, 0)
     elif kind.traffic is _LOOKUP:
         bytes_read = min(bytes_read, _LOOKED_UP_TABLES * bytes_written)
-    macs = kind.macs(attributes, inputs, outputs) if kind.macs is not None else 0
-    return Cost(macs, bytes_read, bytes_written, parameters, precision)
+    return bytes_read, bytes_written
 
 
 def touches_inputs(kind: Kind) -> bool:

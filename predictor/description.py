@@ -52,7 +52,7 @@ def describe(graph: ModelGraph, runtime: Runtime, hardware: Hardware, meta: Meta
     strange = {
         what: float(kernel_shares[places].sum()) for what, places in meta.seen.strangeness(table).items()
     }
-    unpacked = sum(shares.get(name, 0.0) for name in _FLOAT_PRODUCTS) if graph.unpacks_weights else 0.0
+    unpacked = sum(shares.get(name, 0.0) for name in _FLOAT_PRODUCTS) if graph.unpacked else 0.0
     return Described(priced.total_ms, priced.class_ms, shares, strange, unpacked)
 
 

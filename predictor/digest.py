@@ -26,9 +26,11 @@ def digest_of(
     integers: Mapping[str, tuple[int, ...]],
     opset: int,
     unpacks_weights: bool = False,
+    folded_bytes: int = 0,
 ) -> str:
     """SHA-256 in hexadecimal. `operators` in any topological order; `integers`: values of short integer
-    constants by name; `unpacks_weights` as `ModelGraph` says.
+    constants by name; `unpacks_weights`: whether any are unpacked, and that and `folded_bytes` are as
+    `ModelGraph` says.
     """
     labels = _labels(tensors, inputs, integers)
     stored = sorted([labels[name] for name, tensor in tensors.items() if tensor.is_weight])
@@ -46,6 +48,7 @@ def digest_of(
     ends = [labels[tensor.name] for tensor in outputs]
     starts = [labels[tensor.name] for tensor in inputs]
     more = ("unpacks_weights",) if unpacks_weights else ()  # which few do
+    more = (*more, folded_bytes) if folded_bytes else more  # likewise
     return sha256(_hash(_VERSION, opset, starts, ends, both, stored, *more).encode()).hexdigest()
 
 

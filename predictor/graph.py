@@ -107,8 +107,9 @@ class ModelGraph:
     """Operators in topological order, tensors by name, and what is worth telling the user (`notes`).
 
     `identify` works out the digest; it takes a third of the time that reading takes, and most readers
-    never ask. `unpacks_weights`: the file stores weights as integers and casts them to floats itself. Some
-    runtimes do so once, some in every run, and some compute with the integers.
+    never ask. `unpacked`: weights that the file stores as integers of 8 bits or fewer and casts to floats
+    itself. Some runtimes do so once, some in every run, and some compute with the integers. `folded_bytes`:
+    what making large constants of others reads and writes: once, or in every run where nothing is folded.
     """
 
     inputs: tuple[TensorInfo, ...]
@@ -118,7 +119,8 @@ class ModelGraph:
     opset: int
     identify: Callable[[], str] = field(repr=False, compare=False)
     notes: tuple[str, ...] = ()
-    unpacks_weights: bool = False
+    unpacked: frozenset[str] = frozenset()
+    folded_bytes: int = 0
 
     @cached_property
     def digest(self) -> str:

@@ -35,6 +35,7 @@ _WEIGHT_INPUT = {
 
 
 _MOST_REMEMBERED = 32  # operators of a kernel
+_PACKED_TIMES = 4  # as small: weights in 8 bits, of which most are stored so
 _NOTHING: Mapping[str, TensorInfo] = {}
 Patterned = tuple[int, bool, str, tuple[str, ...]]
 
@@ -191,6 +192,18 @@ class KernelMaker:
         kernel = kernel._replace(work=work, likeness=Likeness())
         _AS_FLOATS.keep(op.likeness, kernel[_TOLD:])
         return kernel
+
+    def packed(self, kernel: Kernel) -> Kernel:
+        """A product with weights that the file stores as integers, by a runtime that keeps them so: OpenVINO
+        quantises the other side while running.
+        """
+        spared = kernel.weight_bytes - kernel.weight_bytes // _PACKED_TIMES
+        return kernel._replace(
+            precision="int8",
+            bytes_read=kernel.bytes_read - spared,
+            weight_bytes=kernel.weight_bytes - spared,
+            likeness=None,
+        )
 
     def _alone(self, op: Operator, full_kind: str, work: tuple[float, float]) -> Kernel:
         family = KINDS[full_kind].family

@@ -59,11 +59,22 @@ class Views:
         """As `kernels_of`."""
         fusion = _Fusion(self.connections, fuses_chains)
         fusion.place_all()
-        return tuple(fusion.kernels(self._maker))
+        kernels = fusion.kernels(self._maker)
+        unpacked = self.connections.graph.unpacked
+        if fuses_chains and unpacked:
+            kernels = [
+                self._maker.packed(kernel) if _reads(kernel, unpacked) else kernel for kernel in kernels
+            ]
+        return tuple(kernels)
 
     def listed(self) -> tuple[Kernel, ...]:
         """As `unfused_kernels_of`."""
         return tuple(self._maker.listed())
+
+
+def _reads(kernel: Kernel, weights: Set[str]) -> bool:
+    """Whether it is a matrix product with one of these weights."""
+    return kernel.family is Family.MATMUL and not weights.isdisjoint(kernel.anchor.inputs[1:2])
 
 
 def kernels_of(graph: ModelGraph, *, fuses_chains: bool) -> tuple[Kernel, ...]:

@@ -93,6 +93,7 @@ class Habits(NamedTuple):
     lstm_weight_cycles: float = 0.0  # of a weight of an LSTM that is packed anew in every run
     step_launches: float = 1.0  # of a step of a recurrent layer
     slow_slopes: Slopes | None = None  # the only ones that it applies one by one; None: all
+    folds_constants: bool = True  # once, when it loads a model
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +182,8 @@ def machine_of(runtime: Runtime, hardware: Hardware) -> Machine:
     core = _processor(hardware)
     habits = _HABITS.get(runtime.engine, Habits())
     int8_speedup = min(int8_speedup, habits.int8_speedup)
+    if runtime.engine == "onnxruntime" and runtime.optimization == "none":
+        habits = habits._replace(folds_constants=False)
     if not SHORT_FLOAT_FLAGS.isdisjoint(hardware.isa_flags):
         habits = habits._replace(half_mac_cycles=0.0)
     widest = min(lanes, core.widest_lanes, habits.widest_lanes)

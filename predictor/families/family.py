@@ -9,10 +9,18 @@ from typing import Protocol
 
 from predictor.families.encode import encode
 from predictor.families.layers import Net
-from predictor.families.quantise import CONV_KINDS, MATRIX_KINDS, to_dynamic, to_four_bits, to_half, to_qdq
+from predictor.families.quantise import (
+    CONV_KINDS,
+    MATRIX_KINDS,
+    to_dynamic,
+    to_eight_bits,
+    to_four_bits,
+    to_half,
+    to_qdq,
+)
 from predictor.families.style import style_of
 
-PRECISIONS = {"f": "fp32", "h": "fp16", "q": "int8", "d": "int8-dynamic", "w": "w4"}
+PRECISIONS = {"f": "fp32", "h": "fp16", "q": "int8", "d": "int8-dynamic", "w": "w4", "p": "w8"}
 QUANTISED_OPSET = 13  # per-channel DequantizeLinear
 
 
@@ -48,7 +56,7 @@ class PlannedDrawing(Protocol):
 @dataclass(frozen=True, slots=True)
 class Family:
     """`rows`: lines of "width depth size batch kind precisions"; a precision is a letter of f (fp32), h
-    (fp16), q (int8), d (int8-dynamic), w (w4).
+    (fp16), q (int8), d (int8-dynamic), w (w4), p (w8).
     """
 
     name: str
@@ -108,6 +116,8 @@ class Specimen:
             to_dynamic(net)
         elif self.precision == "w4":
             to_four_bits(net)
+        elif self.precision == "w8":
+            to_eight_bits(net)
         elif self.precision == "fp16":
             to_half(net)
         return encode(net), dict(net.input_shapes())

@@ -2,7 +2,8 @@
 
 `to_qdq`: static int8 between QuantizeLinear and DequantizeLinear, activations unsigned with a zero point,
 weights signed with a scale per channel. `to_dynamic`: activations quantised while running. `to_four_bits`:
-weights of matrix products in blocks (com.microsoft MatMulNBits). `to_half`: float16 inside, float32 outside.
+weights of matrix products in blocks (com.microsoft MatMulNBits). `to_eight_bits`: such weights as integers
+that the file itself casts and scales. `to_half`: float16 inside, float32 outside.
 Each changes the draft it is given.
 """
 
@@ -141,6 +142,20 @@ def to_four_bits(draft: Draft) -> None:
             "K": inner, "N": columns, "bits": 4, "block_size": _BLOCK, "accuracy_level": 4,
         }  # fmt: skip
         draft.steps.append(Step("MatMulNBits", inputs, step.outputs, dict(attributes), "com.microsoft"))
+
+
+def to_eight_bits(draft: Draft) -> None:
+    """The constant (K, N) of a MatMul becomes int8 with a scale per column, a Cast and a Mul."""
+    old, draft.steps = draft.steps, []
+    for step in old:
+        if _is_weighted_matmul(draft, step):
+            whole = draft.constants[step.inputs[1]].astype(np.float32)
+            scales = np.maximum(np.abs(whole).max(axis=0, keepdims=True) / 127.0, 1e-6)
+            stored = draft.const(np.rint(whole / scales), "int8")
+            (floats,) = draft.ops("Cast", (stored,), 1, to=TensorProto.FLOAT)
+            draft.learn(floats, whole.shape)
+            step.inputs[1] = draft.op("Mul", floats, draft.const(scales), shape=whole.shape)
+        draft.steps.append(step)
 
 
 def to_half(draft: Draft) -> None:

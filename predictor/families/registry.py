@@ -16,12 +16,14 @@ from predictor.families import (
     images,
     mixing,
     moving_sweeps,
+    oblong_medleys,
     product_sweeps,
     rare_medleys,
     round_medleys,
     row_medleys,
     sequences,
     signal_medleys,
+    small_medleys,
     stack_medleys,
 )
 from predictor.families.family import Specimen
@@ -31,7 +33,7 @@ FAMILY_VERSION = 1
 _THEMES = (convnets, branching, images, attention, decoders, sequences, mixing)
 _SWEEPS = (
     product_sweeps, moving_sweeps, image_medleys, row_medleys, rare_medleys, signal_medleys, grid_medleys,
-    stack_medleys, byte_medleys, round_medleys, heavy_medleys,
+    stack_medleys, byte_medleys, round_medleys, heavy_medleys, oblong_medleys, small_medleys,
 )  # fmt: skip
 
 __all__ = ["FAMILY_VERSION", "Specimen", "specimens"]

@@ -172,6 +172,20 @@ def row_medley(design: Design) -> Point:
     return Point(text, lambda net: _drawn(net, design.dice(text), shape, count, _BLOCKS), 0.0)
 
 
+def packed_medley(design: Design) -> Point:
+    """The same with a product first, so that there are weights to pack."""
+    length, size = design.log(4, 400), design.log(2, 48) * 16
+    batch, count = design.pick(1, 1, 1, 1, 1, 4), design.log(2, 13)
+    size = max(min(size, int(_MOST_NUMBERS / (batch * length)) // 16 * 16), 16)
+    text = label(m=length, k=size, n=count, b=batch)
+
+    def draw(net: Net) -> None:
+        x = net.linear(net.input("rows", batch, length, size), max(size, 128))
+        net.outputs.append(composed(net, x, count, _BLOCKS, design.dice(text)))
+
+    return Point(text, draw, 0.0)
+
+
 def step_medley(design: Design) -> Point:
     """A row or a few: models that run one position at a time."""
     length, size = design.pick(1, 1, 1, 1, 2, 4, 8), design.log(2, 96) * 16
@@ -213,4 +227,5 @@ SWEEPS = (
     Sweep("medley-rows", 280, row_medley, "fdfqfdwfqh", least_opset=14),
     Sweep("medley-steps", 200, step_medley, "fdfwfdwfqf", least_opset=14),
     Sweep("medley-streams", 100, stream_medley, "ffdfwf", least_opset=14),
+    Sweep("medley-packed-rows", 40, packed_medley, "p", least_opset=14, is_round=True),
 )

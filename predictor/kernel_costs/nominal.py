@@ -71,6 +71,8 @@ def nominal_times(table: KernelTable, machine: Machine, *, has_generic_paths: bo
     arithmetic += scalar
     memory = _memory_s(table, machine)
     own = np.where(is_idle, scalar, arithmetic + memory + _conversion_s(table, machine))
+    if not machine.habits.folds_constants:
+        own += _folding_s(amounts[:, Amount.FOLDED_BYTES], machine)
     launch = np.where(is_idle, machine.view_s, machine.launch_s) * launches
     launch = np.where(table.classes == _RECURRENT, machine.habits.step_launches * launch, launch)
     launch = np.where(is_call, machine.call_s, launch)
@@ -162,6 +164,14 @@ def _memory_s(table: KernelTable, machine: Machine) -> Floats:
     within, _ = _held(table, machine, machine.shared_cache_bytes)
     timed: Floats = near / machine.cache_bytes_per_s
     timed += (within - near) / machine.shared_cache_bytes_per_s
+    timed += (moved - within) / machine.memory_bytes_per_s
+    return timed
+
+
+def _folding_s(moved: Floats, machine: Machine) -> Floats:
+    """Of making constants that read and write so many bytes, (K,), in every run."""
+    within = np.minimum(moved, machine.shared_cache_bytes)
+    timed: Floats = within / machine.shared_cache_bytes_per_s
     timed += (moved - within) / machine.memory_bytes_per_s
     return timed
 

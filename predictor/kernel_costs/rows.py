@@ -66,6 +66,7 @@ class Amount(IntEnum):
     )
     GRAPH_WINOGRAD_BYTES = 37  # of the whole graph
     SLOPES = 38  # of a PRelu, a `Slopes`
+    FOLDED_BYTES = 39  # of the call: what making constants reads and writes
 
 
 class Flag(IntEnum):

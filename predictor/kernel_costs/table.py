@@ -189,6 +189,8 @@ def _stacked(connections: Connections, ways: Sequence[Sequence[Kernel]]) -> Stac
     _write_layouts(amounts, connections, ways, each)
     if "PRelu" in connections.kinds:
         amounts[:, Amount.SLOPES] = [row.slopes for row in each]
+    if connections.graph.folded_bytes:
+        amounts[np.array(ends) - 1, Amount.FOLDED_BYTES] = connections.graph.folded_bytes
     regrouped = [elements for kernels in ways for elements in regrouped_of(kernels, connections.graph)]
     if any(regrouped):
         amounts[:, Amount.REGROUPED] = regrouped

@@ -29,6 +29,7 @@ class _Branch:
     nodes: tuple[Node, ...]
     results: tuple[Slot, ...]
     macs: int
+    folded_bytes: int
     notes: tuple[str, ...]
 
 
@@ -55,6 +56,7 @@ def walk_if(walk: Walk, node: FileNode, scope: Scope, prefix: str) -> None:
     if condition.role != "constant":
         walk.emit(node, {"taken": taken.label}, inputs=[condition], outputs=[])
     walk.nodes.extend(taken.nodes)
+    walk.folded_bytes += taken.folded_bytes
     for note in taken.notes:
         walk.note(note)
     for name, slot in zip(node.output, taken.results, strict=False):
@@ -142,17 +144,19 @@ def _branch(
     walk: Walk, node: FileNode, graph: FileGraph, *, label: str, scope: Scope, prefix: str
 ) -> _Branch:
     """Walk a branch and take what it emitted and noted back out of the walk: the caller picks one."""
-    nodes_before, notes_before = len(walk.nodes), len(walk.notes)
+    nodes_before, notes_before, folded_before = len(walk.nodes), len(walk.notes), walk.folded_bytes
     try:
         results = walk.graph(graph, Scope(scope), f"{prefix}{label}/")
         nodes = tuple(walk.nodes[nodes_before:])
         notes = tuple(walk.notes[notes_before:])
+        folded_bytes = walk.folded_bytes - folded_before
     finally:
+        walk.folded_bytes = folded_before
         del walk.nodes[nodes_before:]
         del walk.notes[notes_before:]
     if len(results) < len(node.output):
         raise malformed(node, f"has a {label} with too few outputs")
-    return _Branch(label, nodes, results, sum(inner.macs for inner in nodes), notes)
+    return _Branch(label, nodes, results, sum(inner.macs for inner in nodes), folded_bytes, notes)
 
 
 def _body(node: FileNode) -> FileGraph:

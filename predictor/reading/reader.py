@@ -233,10 +233,10 @@ def _finished(
     ends = tuple(tensors[slot.name] for slot in outputs)
     starts = tuple(tensors[slot.name] for slot in inputs)
     opset = walk.opsets.get("", 0)
-    unpacks = walk.unpacks_weights
+    unpacked = frozenset(walk.unpacked.intersection(tensors))
     identify = partial(
         digest_of, operators, tensors, inputs=starts, outputs=ends, integers=integers, opset=opset,
-        unpacks_weights=unpacks,
+        unpacks_weights=bool(unpacked), folded_bytes=walk.folded_bytes,
     )  # fmt: skip
     return ModelGraph(
         inputs=starts,
@@ -246,7 +246,8 @@ def _finished(
         opset=opset,
         identify=identify,
         notes=tuple(notes),
-        unpacks_weights=unpacks,
+        unpacked=unpacked,
+        folded_bytes=walk.folded_bytes,
     )
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 import onnx
 
+from predictor.costs import traffic_of
 from predictor.errors import GraphCode, GraphRejected
 from predictor.graph import Role
 from predictor.kinds import DEQUANTISES, KINDS
@@ -77,7 +78,8 @@ _NEVER_FOLDED = DEQUANTISES | {
 
 
 _PACKED = frozenset(("int8", "uint8", "int4", "uint4"))
-_FEWEST_PACKED = 4096  # elements of a weight worth storing so; below, it is a scale or a table
+_MOST_FOLDED_BYTES = 1 << 46  # in loops that a file may claim
+_FEWEST_FOLDED = 4096  # elements of a constant that count: of fewer, it is a scale, a table or a shape
 
 
 @dataclass(slots=True)
@@ -94,7 +96,8 @@ class Walk:
     control: Mapping[str, ControlFlow]
     nodes: list[Node] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    unpacks_weights: bool = False  # as `predictor.graph.ModelGraph` says
+    unpacked: set[str] = field(default_factory=set)  # as `predictor.graph.ModelGraph` says
+    folded_bytes: int = 0  # likewise
     _names: dict[str, int] = field(default_factory=dict)  # and the last number added to each
     _repeats: int = 1  # of the graph being walked
     _held: int = 0  # tensors in sequences, at each step of one that grows
@@ -257,8 +260,24 @@ class Walk:
             outputs.append(made)
         if role == "activation":
             self.emit(node, node.attributes, inputs=inputs, outputs=outputs, outcome=outcome)
-        elif node.op_type == "Cast" and inputs[0] is not None and inputs[0].dtype in _PACKED:
-            self.unpacks_weights |= math.prod(inputs[0].shape) >= _FEWEST_PACKED
+        else:
+            self._fold(node, inputs, outputs)
+
+    def _fold(self, node: FileNode, inputs: Sequence[Slot | None], outputs: Sequence[Slot | None]) -> None:
+        """What is remembered of a node that makes constants."""
+        made = [slot for slot in outputs if slot is not None]
+        if max([math.prod(slot.shape) for slot in made], default=0) < _FEWEST_FOLDED:
+            return
+        read = [slot for slot in inputs if slot is not None]
+        if (kind := KINDS.get(node.full_kind)) is not None:
+            moved = traffic_of(
+                kind, inputs=[slot.info for slot in read], outputs=[slot.info for slot in made]
+            )
+            self.folded_bytes = min(self.folded_bytes + sum(moved) * self._repeats, _MOST_FOLDED_BYTES)
+        if node.op_type == "Cast" and read[0].dtype in _PACKED:
+            self.unpacked.add(made[0].name)
+        elif not self.unpacked.isdisjoint([slot.name for slot in read]):
+            self.unpacked.update([slot.name for slot in made])
 
     def _is_folded(self, kind: str, is_constant: bool) -> bool:
         """`is_constant`: whether all that the operator reads is."""

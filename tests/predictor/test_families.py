@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import replace
 from hashlib import sha256
 
 import numpy as np
@@ -58,6 +59,10 @@ PINNED = {
     "medley-dense-stacks/m1-k32-n6-t0/int8-dynamic": "3137abf3323b",
     "medley-carried-stacks/t4-k536-n2-b4-lstm/fp32": "31b9b39f1111",
     "medley-bytes/s25-n13-b1/int8": "a5847f8b4bdb",
+    "medley-small-images/c16-s70-n5-last0-p0/fp32": "009e747fcfd2",
+    "medley-small-rows/m4-k326-n7/fp32": "a02f914a62e9",
+    "medley-oblong-images/c48-s40x160-n5/fp32": "c15e96051aad",
+    "medley-packed-rows/m224-k320-n5-b1/w8": "61d438c3e3a1",
     "medley-round-rows/m5-k512-n8-b1/fp16": "72328b960af9",
     "medley-round-streams/gated-m2-n5-w2621/fp32": "3ad08f506ea8",
     "medley-heavy-rows/m4-k768-n2-v0/int8-dynamic": "cdea5d455f53",
@@ -180,11 +185,23 @@ def test_four_bits_replace_every_product_with_a_constant(stem: str) -> None:
     assert kinds_of(lower)["MatMulNBits"] == weighted_products(exact) > 0
 
 
+def test_packed_weights_are_cast_and_scaled_by_the_file_and_stay_near_float() -> None:
+    name = "medley-packed-rows/m224-k320-n5-b1/w8"
+    lower = NAMED[name]
+    exact = replace(lower, precision="fp32")
+    graph = read_graph(*lower.build())
+    assert weighted_products(lower) == 0 < weighted_products(exact)
+    assert 0 < len(graph.unpacked) <= weighted_products(exact)  # small ones do not count
+    whole, packed = (run_of(one)[0].astype(np.float64) for one in (exact, lower))
+    assert 0.0 < np.linalg.norm(whole - packed) / np.linalg.norm(whole) < 0.05
+
+
 def test_every_model_of_a_lower_precision_holds_what_its_name_says() -> None:
     marks = {
         "int8": "QuantizeLinear",
         "int8-dynamic": "DynamicQuantizeLinear",
         "w4": "MatMulNBits",
+        "w8": "Cast",
         "fp16": "Cast",
     }
     lowered = [

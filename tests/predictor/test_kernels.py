@@ -132,6 +132,40 @@ def test_a_product_that_quantises_its_inputs_while_running_is_of_a_class_of_its_
     assert class_of(kernels_of(graph, fuses_chains=False)[-1]) is KernelClass.DYNAMIC_INT8
 
 
+def packed(width: int = 128) -> onnx.ModelProto:
+    """A product with a weight that the file stores in eight bits, casts and scales."""
+    nodes = [
+        helper.make_node("Cast", ["q"], ["f"], to=onnx.TensorProto.FLOAT),
+        helper.make_node("Mul", ["f", "s"], ["w"]),
+        helper.make_node("MatMul", ["x", "w"], ["y"]),
+    ]
+    stored = {"q": np.ones((width, width), np.int8), "s": noise(1, width)}
+    return model_of(nodes, {"x": [64, width]}, ["y"], stored=stored)
+
+
+def test_packed_weights_stay_packed_where_a_code_generator_keeps_them() -> None:
+    graph = graph_of(packed())
+    (floats,), (kept,) = (kernels_of(graph, fuses_chains=keeps) for keeps in (False, True))
+    assert (class_of(floats), class_of(kept)) == (KernelClass.GEMM, KernelClass.INT8)
+    assert (floats.weight_bytes, kept.weight_bytes) == (4 * 128 * 128, 128 * 128)
+    assert floats.bytes_read - kept.bytes_read == 3 * 128 * 128
+
+
+def test_constants_are_made_in_every_run_where_nothing_is_folded() -> None:
+    graph = graph_of(packed())
+    read, written = 128 * 128 + 4 * 128 * 128 + 4 * 128, 2 * 4 * 128 * 128
+    assert graph.folded_bytes == read + written
+    table = table_of(graph, View.LISTED)
+    call_ms = [
+        nominal_times(table, machine_of(ONE_THREAD.model_copy(update={"optimization": name}), LAPTOP)).total[
+            -1
+        ]
+        for name in ("basic", "none")
+    ]
+    rate = machine_of(ONE_THREAD, LAPTOP).shared_cache_bytes_per_s
+    assert call_ms[1] - call_ms[0] == pytest.approx(1e3 * graph.folded_bytes / rate)
+
+
 @pytest.mark.parametrize(
     ("rows", "weights", "expected"),
     [(1, True, KernelClass.GEMV), (64, True, KernelClass.GEMM), (1, False, KernelClass.GEMM)],
