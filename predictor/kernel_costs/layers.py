@@ -25,9 +25,12 @@ _ADDED = re.compile(
 )
 # OpenVINO's conversions of layout or type between two nodes (`matmulinteger_385_f32_abc_i32_acb_cast_386`).
 _BETWEEN = re.compile(r"^(.+?)(?:_(?:[fiu]\d+|a[b-f]+)){2,4}_(.+)$")
-# Nodes that a runtime names after their own kind, and the kinds of operators that they stand for.
-_NAMED_BY_KIND = re.compile(r"^([A-Za-z]\w*?[A-Za-z]\w*?)(?:_token)?(?:_\d+)?$")
+# Nodes that a runtime names after their own kind, perhaps with a number that grows in the file's order, and
+# the kinds of operators that they stand for. OpenVINO's Multiply is a convolution that has taken in a batch
+# normalisation.
+_NAMED_BY_KIND = re.compile(r"^([A-Za-z]\w*?[A-Za-z]\w*?)(?:_token_\d+|_(\d+))?$")
 _KINDS = {
+    "Multiply": "Conv",
     "Gelu": "Gelu", "GPT2Gelu": "Gelu", "FastGelu": "Gelu", "BiasGelu": "Gelu",
     "LayerNormalization": "LayerNormalization", "SkipLayerNormalization": "LayerNormalization",
     "LSTMSequence": "LSTM", "GRUSequence": "GRU", "ConvolutionBackpropData": "ConvTranspose",
@@ -88,11 +91,12 @@ def _timed_by_name(
     kernels: Sequence[Kernel], profile: LayerProfile, measured_ms: Sequence[float]
 ) -> NDArray[np.float64]:
     """NaN where no executed node bears the name of a member. Nodes that are named by their kind are those
-    kernels of the kind that have no node of their own, in the order of running, if there are as many.
+    kernels of the kind that have no node of their own, or all convolutions with a normalisation, in the order
+    of their numbers, or of running where they have none, if there are as many.
     """
     homes = {op.name: index for index, kernel in enumerate(kernels) for op in kernel.members if op.name}
     timed = np.full(len(kernels) + 1, np.nan)
-    nameless: dict[str, list[float]] = {}
+    nameless: dict[str, list[tuple[int, float]]] = {}
     for layer, own_ms in zip(profile.layers, measured_ms, strict=True):
         home = _home_of(layer.name, homes)
         if home is None and (between := _BETWEEN.match(layer.name)):
@@ -101,16 +105,29 @@ def _timed_by_name(
             before = 0.0 if np.isnan(timed[home]) else timed[home]
             timed[home] = before + own_ms
         elif (match := _NAMED_BY_KIND.match(layer.name)) and match[1] in _KINDS:
-            nameless.setdefault(_KINDS[match[1]], []).append(own_ms)
-    for kind, times in nameless.items():
+            nameless.setdefault(_KINDS[match[1]], []).append((int(match[2] or 0), own_ms))
+    for kind, found in nameless.items():
         places = [
             place
             for place, one in enumerate(kernels)
-            if one.anchor.kind in (kind, f"Skip{kind}") and np.isnan(timed[place])
+            if kind == "Conv" or np.isnan(timed[place])
+            for _ in range(_nodes_of(one, kind))
         ]
-        if len(places) == len(times):
-            timed[places] = times
+        if len(places) == len(found):
+            times = [own_ms for _, own_ms in sorted(found, key=lambda one: one[0])]
+            timed[places] = np.nan_to_num(timed[places])
+            np.add.at(timed, places, times)
     return timed
+
+
+def _nodes_of(kernel: Kernel, kind: str) -> int:
+    """How many nodes named by this kind stand for a kernel: one for each direction of a recurrent layer."""
+    anchor = kernel.anchor
+    if anchor.kind not in (kind, f"Skip{kind}", f"DynamicQuantize{kind}"):
+        return 0
+    if kind == "Conv":
+        return int("BatchNormalization" in [op.kind for op in kernel.members])
+    return 2 if anchor.attributes.get("direction") == "bidirectional" else 1
 
 
 def _home_of(name: str, homes: Mapping[str, int]) -> int | None:

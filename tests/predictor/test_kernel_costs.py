@@ -218,6 +218,44 @@ def test_nodes_that_are_named_by_their_kind_are_found_in_order() -> None:
     assert np.isnan(few).tolist() == [True, False, True, True]  # whose it is nobody can tell
 
 
+def test_what_openvino_names_anew_is_found_by_the_number_in_its_name() -> None:
+    """A convolution with a normalisation is a Multiply, a recurrent layer as many sequences as directions;
+    branches run in another order than they are numbered in.
+    """
+    convs = [
+        [
+            helper.make_node("Conv", [x, "w"], [f"c{y}"], name=f"conv_{y}", pads=[1, 1, 1, 1]),
+            helper.make_node("BatchNormalization", [f"c{y}", "g", "g", "g", "g"], [y]),
+        ]
+        for x, y in (("x", "a"), ("a", "b"), ("x", "d"))
+    ]
+    nodes = [
+        *convs[0], *convs[1], *convs[2],
+        helper.make_node("Add", ["b", "d"], ["s"]),
+        helper.make_node("Relu", ["s"], ["r"], name="relu_9"),
+        helper.make_node("Reshape", ["r", "rows"], ["l"]),
+        helper.make_node("LSTM", ["l", "wi", "wh"], ["y"], hidden_size=4, direction="bidirectional", name="lstm_8"),
+    ]  # fmt: skip
+    stored = {
+        "w": noise(4, 4, 3, 3), "g": np.ones(4, np.float32), "rows": np.asarray([16, 1, 4], np.int64),
+        "wi": noise(2, 16, 4), "wh": noise(2, 16, 4),
+    }  # fmt: skip
+    graph = graph_of(model_of(nodes, {"x": [1, 4, 4, 4]}, ["y"], stored=stored))
+    kernels = kernels_in(graph, View.CHAINED)
+    layers = {
+        "x_abcd_acdb_Multiply_60": 10_000, "Multiply_60": 100_000, "Multiply_74": 300_000,
+        "Multiply_67": 200_000, "relu_9": 50_000, "LSTMSequence_90": 400_000, "LSTMSequence_91": 500_000,
+    }  # fmt: skip
+    total_ms = sum(layers.values()) / 1e6
+    timed = timed_kernels(kernels, profile_of(layers), median_ms=total_ms, engine="openvino")
+    told = {kernel.anchor.name or kernel.anchor.kind: ms for kernel, ms in zip(kernels, timed, strict=False)}
+    joined_ms = 0.05  # of the sum that is a node of its own, and belongs to the convolution before it
+    assert told["conv_a"] == pytest.approx(0.1)
+    assert told["conv_b"] + told["conv_d"] == pytest.approx(0.5 + joined_ms)
+    assert told["conv_d"] in (pytest.approx(0.3), pytest.approx(0.3 + joined_ms))
+    assert told["lstm_8"] == pytest.approx(0.9)
+
+
 def product(rows: int, kind: str = "MatMul") -> KernelTable:
     nodes = [
         helper.make_node(kind, ["x", "w"], ["h"]),
