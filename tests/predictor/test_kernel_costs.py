@@ -234,7 +234,9 @@ def test_what_openvino_names_anew_is_found_by_the_number_in_its_name() -> None:
         helper.make_node("Add", ["b", "d"], ["s"]),
         helper.make_node("Relu", ["s"], ["r"], name="relu_9"),
         helper.make_node("Reshape", ["r", "rows"], ["l"]),
-        helper.make_node("LSTM", ["l", "wi", "wh"], ["y"], hidden_size=4, direction="bidirectional", name="lstm_8"),
+        helper.make_node(
+            "LSTM", ["l", "wi", "wh"], ["y"], hidden_size=4, direction="bidirectional", name="lstm_8"
+        ),
     ]  # fmt: skip
     stored = {
         "w": noise(4, 4, 3, 3), "g": np.ones(4, np.float32), "rows": np.asarray([16, 1, 4], np.int64),
