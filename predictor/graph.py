@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal, NamedTuple
 
@@ -128,6 +128,19 @@ class ModelGraph:
         and no order of nodes: two models with one digest have one latency.
         """
         return self.identify()
+
+    @cached_property
+    def fixed(self) -> ModelGraph:
+        """The same graph with weights that nobody replaces, as what converts files before running them takes
+        it; this one where no weight may be replaced.
+        """
+        replaceable = {name: one for name, one in self.tensors.items() if one.role == "overridable"}
+        if not replaceable:
+            return self
+        constant = {name: one._replace(role="constant") for name, one in replaceable.items()}
+        # which are no longer like any whose weights may be replaced
+        operators = tuple([replace(op) for op in self.operators])
+        return replace(self, operators=operators, tensors={**self.tensors, **constant})
 
     @cached_property
     def macs(self) -> int:

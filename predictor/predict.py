@@ -20,6 +20,7 @@ from predictor.description import Described, describe, shares_of_kernels
 from predictor.errors import CheckpointRejected, PredictorError
 from predictor.few_shot.target import AdaptedGraphs, GraphEstimates
 from predictor.graph import ModelGraph
+from predictor.kernel_costs.pricing import as_loaded_by
 from predictor.kernel_costs.table import View, kernels_in, name_of, view_of
 from predictor.meta_checkpoint import MetaCheckpoint, shipped
 from predictor.resemblance import expectations, knows_short_floats
@@ -144,13 +145,14 @@ class Predictor:
         """The predicted median kernel by kernel, in the order of running; the parts sum to the median. The
         call around the kernels comes last.
         """
-        encoded = self._meta.pricer.encode(graph)
+        loaded = as_loaded_by(graph, self._target.runtime)
+        encoded = self._meta.pricer.encode(loaded)
         own = view_of(self._target.runtime)
         view = own if own in encoded.tables else View.FUSED
         priced = self._meta.pricer.price(encoded, self._target.runtime, self._target.hardware)
         shares = shares_of_kernels(priced, view)
         median_ms = self.predict(graph).median_ms
-        kernels = kernels_in(graph, view)
+        kernels = kernels_in(loaded, view)
         rows = [
             LayerShare(
                 name=kernel.anchor.name or kernel.anchor.kind,

@@ -154,6 +154,13 @@ def _parts(table: KernelTable, times: NominalTimes) -> Floats:
     return parts
 
 
+def as_loaded_by(graph: ModelGraph, runtime: Runtime) -> ModelGraph:
+    """The graph as this runtime sees it: what converts files takes weights that a caller may replace for
+    constants.
+    """
+    return graph if runtime.engine == _LOADS_AS_IT_IS else graph.fixed
+
+
 def encode(graph: ModelGraph, views: Sequence[View]) -> Encoded:
     """A graph in the given views."""
     if not views:

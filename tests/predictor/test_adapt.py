@@ -180,7 +180,7 @@ def test_weights_that_a_file_unpacks_itself_are_said_and_widen_the_interval() ->
     plain = read_graph(model_of(nodes[1:], {"x": [512, width]}, ["y"], stored=weight).SerializeToString(), {})
     predictor = adapted(made_up())
     said, before = predictor.predict_many([packed, plain])
-    assert said.median_ms == pytest.approx(before.median_ms)
+    assert said.median_ms == pytest.approx(before.median_ms, rel=0.01)
     assert any("the file itself casts to floats" in reason for reason in said.reasons)
     assert not any("casts" in reason for reason in before.reasons)
     assert said.upper_ms / said.lower_ms > before.upper_ms / before.lower_ms

@@ -10,6 +10,7 @@ from onnx import helper
 from devices.target import Hardware, Runtime
 from predictor.graph import ModelGraph
 from predictor.kernel_costs.nominal import NominalTimes, nominal_times
+from predictor.kernel_costs.pricing import as_loaded_by
 from predictor.kernel_costs.table import View, table_of
 from predictor.kernels import kernels_of
 from predictor.reading.reader import read_graph
@@ -70,6 +71,20 @@ def test_replaceable_weights_stop_folding_and_layout() -> None:
     graph = graph_of(residual(lists_weights=True))
     assert anchors(graph)[:2] == [("Conv", 1), ("BatchNormalization", 1)]
     assert nominal(graph).arithmetic[0] > nominal(graph_of(residual())).arithmetic[0]
+
+
+def test_what_converts_a_file_folds_weights_that_a_caller_may_replace() -> None:
+    listed, plain = graph_of(residual(lists_weights=True)), graph_of(residual())
+    mnn = ONE_THREAD.model_copy(update={"engine": "mnn"})
+    assert as_loaded_by(listed, ONE_THREAD) is listed
+    assert as_loaded_by(plain, mnn) is plain
+    loaded = as_loaded_by(listed, mnn)
+    assert anchors(loaded) == anchors(plain) == [("Conv", 4), ("Exp", 1), ("Neg", 1)]
+    np.testing.assert_array_equal(nominal(loaded, mnn).total, nominal(plain, mnn).total)
+    assert anchors(listed)[:2] == [
+        ("Conv", 1),
+        ("BatchNormalization", 1),
+    ]  # which it was before, and is still
 
 
 def quantised() -> onnx.ModelProto:
