@@ -193,18 +193,6 @@ class KernelMaker:
         _AS_FLOATS.keep(op.likeness, kernel[_TOLD:])
         return kernel
 
-    def packed(self, kernel: Kernel) -> Kernel:
-        """A product with weights that the file stores as integers, by a runtime that keeps them so: OpenVINO
-        quantises the other side while running.
-        """
-        spared = kernel.weight_bytes - kernel.weight_bytes // _PACKED_TIMES
-        return kernel._replace(
-            precision="int8",
-            bytes_read=kernel.bytes_read - spared,
-            weight_bytes=kernel.weight_bytes - spared,
-            likeness=None,
-        )
-
     def _alone(self, op: Operator, full_kind: str, work: tuple[float, float]) -> Kernel:
         family = KINDS[full_kind].family
         own_work, own_cycles = work
@@ -382,6 +370,19 @@ class KernelMaker:
         if weight is not None and not weight.is_weight and name not in stored and len(shape) > 1:
             rows = shape[-2]  # activations on both sides: one product per batch entry and head
         return max(rows, 1), inner, max(columns, 1)
+
+
+def packed(kernel: Kernel) -> Kernel:
+    """A product with weights that the file stores as integers, by a runtime that keeps them so: OpenVINO
+    quantises the other side while running.
+    """
+    spared = kernel.weight_bytes - kernel.weight_bytes // _PACKED_TIMES
+    return kernel._replace(
+        precision="int8",
+        bytes_read=kernel.bytes_read - spared,
+        weight_bytes=kernel.weight_bytes - spared,
+        likeness=None,
+    )
 
 
 def groups_of(anchor: Operator) -> int:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from predictor.fusions import fused_of
 from predictor.graph import ModelGraph, Operator, TensorInfo
-from predictor.kernel_making import PRODUCTS, Kernel, KernelMaker, groups_of
+from predictor.kernel_making import PRODUCTS, Kernel, KernelMaker, groups_of, packed
 from predictor.kinds import DEQUANTISES, KINDS, Family
 from predictor.wiring import Connections
 
@@ -62,9 +62,7 @@ class Views:
         kernels = fusion.kernels(self._maker)
         unpacked = self.connections.graph.unpacked
         if fuses_chains and unpacked:
-            kernels = [
-                self._maker.packed(kernel) if _reads(kernel, unpacked) else kernel for kernel in kernels
-            ]
+            kernels = [packed(kernel) if _multiplies_by(kernel, unpacked) else kernel for kernel in kernels]
         return tuple(kernels)
 
     def listed(self) -> tuple[Kernel, ...]:
@@ -72,7 +70,7 @@ class Views:
         return tuple(self._maker.listed())
 
 
-def _reads(kernel: Kernel, weights: Set[str]) -> bool:
+def _multiplies_by(kernel: Kernel, weights: Set[str]) -> bool:
     """Whether it is a matrix product with one of these weights."""
     return kernel.family is Family.MATMUL and not weights.isdisjoint(kernel.anchor.inputs[1:2])
 

@@ -82,6 +82,11 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--device", metavar="KEY", help="what to call this machine in the targets' keys (default: its name)"
     )
     campaign.add_argument(
+        "--like", type=Path, metavar="DIR",
+        help="an earlier campaign of this machine, whose usual speed is taken over: without it two campaigns "
+        "of a machine are off each other by what its speed has changed",
+    )  # fmt: skip
+    campaign.add_argument(
         "--precisions", metavar="LIST", default="", help="of the models, those of these precisions, by commas"
     )
     campaign.add_argument(
@@ -135,11 +140,14 @@ def _kind_of_part(part: str) -> str:
 
 
 def _campaign(parsed: argparse.Namespace) -> int:
+    device, folder = read_device(parsed.device), CampaignFolder(parsed.out)
+    if parsed.like is not None:
+        folder.take_over(parsed.like, device)
     campaign = Campaign(
-        device=read_device(parsed.device),
+        device=device,
         runtimes=[_runtime(wanted) for wanted in parsed.targets],
         subjects=_subjects(parsed),
-        folder=CampaignFolder(parsed.out),
+        folder=folder,
         report=say,
         with_layers=parsed.with_layers,
     )

@@ -70,6 +70,17 @@ class CampaignFolder:
             )
         return stored
 
+    def take_over(self, other: Path, device: Device) -> None:
+        """The usual speed that another campaign of this machine has settled, unless this folder has one.
+        Raises `PredictorError` where there is no such campaign.
+        """
+        if self._machine.exists():
+            return
+        stored = CampaignFolder(other).campaigner(device) if other.is_dir() else None
+        if stored is None:
+            raise PredictorError(f"{other} holds no campaign that has settled this machine's usual speed")
+        self.keep(Campaigner(device=device, usual_speed=stored.usual_speed))
+
     def keep(self, campaigner: Campaigner) -> None:
         """Store what is known of this machine."""
         self._machine.write_text(campaigner.model_dump_json() + "\n", encoding="utf-8")

@@ -90,10 +90,7 @@ def _written_bytes(
 def _timed_by_name(
     kernels: Sequence[Kernel], profile: LayerProfile, measured_ms: Sequence[float]
 ) -> NDArray[np.float64]:
-    """NaN where no executed node bears the name of a member. Nodes that are named by their kind are those
-    kernels of the kind that have no node of their own, or all convolutions with a normalisation, in the order
-    of their numbers, or of running where they have none, if there are as many.
-    """
+    """NaN where no executed node bears the name of a member, or is known by its kind."""
     homes = {op.name: index for index, kernel in enumerate(kernels) for op in kernel.members if op.name}
     timed = np.full(len(kernels) + 1, np.nan)
     nameless: dict[str, list[tuple[int, float]]] = {}
@@ -107,17 +104,27 @@ def _timed_by_name(
         elif (match := _NAMED_BY_KIND.match(layer.name)) and match[1] in _KINDS:
             nameless.setdefault(_KINDS[match[1]], []).append((int(match[2] or 0), own_ms))
     for kind, found in nameless.items():
-        places = [
-            place
-            for place, one in enumerate(kernels)
-            if kind == "Conv" or np.isnan(timed[place])
-            for _ in range(_nodes_of(one, kind))
-        ]
-        if len(places) == len(found):
-            times = [own_ms for _, own_ms in sorted(found, key=lambda one: one[0])]
-            timed[places] = np.nan_to_num(timed[places])
-            np.add.at(timed, places, times)
+        _add_nameless(timed, kernels, kind, found)
     return timed
+
+
+def _add_nameless(
+    timed: NDArray[np.float64], kernels: Sequence[Kernel], kind: str, found: Sequence[tuple[int, float]]
+) -> None:
+    """Nodes that are named by their kind, with the numbers in their names and their milliseconds, are those
+    kernels of the kind that have no node of their own, or all convolutions with a normalisation, in the order
+    of the numbers, or of running where they have none, if there are as many.
+    """
+    places = [
+        place
+        for place, one in enumerate(kernels)
+        if kind == "Conv" or np.isnan(timed[place])
+        for _ in range(_nodes_of(one, kind))
+    ]
+    if len(places) == len(found):
+        times = [own_ms for _, own_ms in sorted(found, key=lambda one: one[0])]
+        timed[places] = np.nan_to_num(timed[places])
+        np.add.at(timed, places, times)
 
 
 def _nodes_of(kernel: Kernel, kind: str) -> int:

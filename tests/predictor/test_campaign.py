@@ -219,6 +219,22 @@ def test_a_folder_of_another_machine_is_refused(tmp_path: Path) -> None:
     assert CampaignFolder(tmp_path / "new").campaigner(DEVICE) is None
 
 
+def test_a_campaign_takes_over_the_usual_speed_of_an_earlier_one(tmp_path: Path) -> None:
+    earlier, later = CampaignFolder(tmp_path / "earlier"), CampaignFolder(tmp_path / "later")
+    with pytest.raises(PredictorError, match="earlier holds no campaign that has settled"):
+        later.take_over(tmp_path / "earlier", DEVICE)
+    with pytest.raises(PredictorError, match="nowhere holds no campaign"):
+        later.take_over(tmp_path / "nowhere", DEVICE)
+    assert not (tmp_path / "nowhere").exists()
+    earlier.keep(CAMPAIGNER)
+    later.take_over(tmp_path / "earlier", DEVICE)
+    assert later.campaigner(DEVICE) == CAMPAIGNER
+    own = CAMPAIGNER.model_copy(update={"usual_speed": UsualSpeed(canary_ns=2e5, clock="another")})
+    later.keep(own)
+    later.take_over(tmp_path / "earlier", DEVICE)  # what a folder has settled stays
+    assert later.campaigner(DEVICE) == own
+
+
 @pytest.fixture
 def records(uninterrupted: tuple[Record, ...]) -> list[Record]:
     """All measurements valid but one: so small a batch takes less time than the level asks for."""
