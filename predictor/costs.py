@@ -8,9 +8,10 @@ stored, as if nothing stayed in a cache: what a runtime fuses is decided later (
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from predictor.graph import TensorInfo
 from predictor.kinds import KINDS, Family, Kind, Traffic
 from predictor.mac_rules import Attributes, Tensors, int_attribute
 
@@ -95,24 +96,29 @@ def cost_of(
     in `KINDS`.
     """
     kind = KINDS[full_kind]
+    read = {tensor.name: tensor for tensor in inputs if tensor is not None}.values()
     parameters = 0
-    for tensor in {tensor.name: tensor for tensor in inputs if tensor is not None}.values():
+    for tensor in read:
         if tensor.is_weight:
             parameters += tensor.elements
     precision = _precision(kind, full_kind, attributes, inputs=inputs, outputs=outputs)
-    if kind.traffic is _NO_TRAFFIC:
-        return Cost(0, 0, 0, parameters, precision)
-    bytes_read, bytes_written = traffic_of(kind, inputs=inputs, outputs=outputs)
+    bytes_read, bytes_written = _moved(kind, read, inputs, outputs)
     macs = kind.macs(attributes, inputs, outputs) if kind.macs is not None else 0
     return Cost(macs, bytes_read, bytes_written, parameters, precision)
 
 
 def traffic_of(kind: Kind, *, inputs: Tensors, outputs: Tensors) -> tuple[int, int]:
     """Bytes that one execution reads, a tensor that it reads twice once, and that it writes."""
+    read = {tensor.name: tensor for tensor in inputs if tensor is not None}.values()
+    return _moved(kind, read, inputs, outputs)
+
+
+def _moved(kind: Kind, read: Iterable[TensorInfo], inputs: Tensors, outputs: Tensors) -> tuple[int, int]:
+    """As `traffic_of`; `read`: the inputs, each once."""
     if kind.traffic is _NO_TRAFFIC:
         return 0, 0
     bytes_read = bytes_written = 0
-    for tensor in {tensor.name: tensor for tensor in inputs if tensor is not None}.values():
+    for tensor in read:
         bytes_read += tensor.size_bytes
     for made in outputs:
         if made is not None:

@@ -60,15 +60,7 @@ class CampaignFolder:
 
     def campaigner(self, device: Device) -> Campaigner | None:
         """What was stored of this machine, if it was."""
-        if not self._machine.exists():
-            return None
-        stored = Campaigner.model_validate_json(self._machine.read_bytes())
-        if stored.device.fingerprint != device.fingerprint:
-            raise PredictorError(
-                f"{self._machine.parent} holds a campaign of {stored.device.key}, this machine is "
-                f"{device.key}; choose another folder"
-            )
-        return stored
+        return _stored_in(self._machine.parent, device)
 
     def take_over(self, other: Path, device: Device) -> None:
         """The usual speed that another campaign of this machine has settled, unless this folder has one.
@@ -76,7 +68,7 @@ class CampaignFolder:
         """
         if self._machine.exists():
             return
-        stored = CampaignFolder(other).campaigner(device) if other.is_dir() else None
+        stored = _stored_in(other, device)
         if stored is None:
             raise PredictorError(f"{other} holds no campaign that has settled this machine's usual speed")
         self.keep(Campaigner(device=device, usual_speed=stored.usual_speed))
@@ -106,6 +98,20 @@ class CampaignFolder:
                     yield Record.model_validate_json(line)
                 except ValidationError:
                     continue  # cut off when the campaign was killed
+
+
+def _stored_in(folder: Path, device: Device) -> Campaigner | None:
+    """What a campaign's folder says of this machine, without looking at what was found."""
+    machine = folder / _MACHINE
+    if not machine.exists():
+        return None
+    stored = Campaigner.model_validate_json(machine.read_bytes())
+    if stored.device.fingerprint != device.fingerprint:
+        raise PredictorError(
+            f"{folder} holds a campaign of {stored.device.key}, this machine is {device.key}; "
+            "choose another folder"
+        )
+    return stored
 
 
 def place_of(target: Target, name: str, passed: int) -> Place:

@@ -109,6 +109,11 @@ class Net(Draft):
             y = self.op(kind, x, alpha=0.1) if kind == "LeakyRelu" else self.op(kind, x)
         return self.learn(y, self.shape(x), level, is_positive=positive, lean=0.0 if is_bounded else 1.0)
 
+    def sloped(self, x: str) -> str:
+        """A PRelu with a slope for each channel of an image, written with as many axes as the image has."""
+        slopes = self.noise(1, self.shape(x)[1], 1, 1, scale=0.05, centre=0.25)
+        return self.op("PRelu", x, slopes, shape=self.shape(x), level=0.75 * self.level(x), is_positive=False)
+
     def clip(self, x: str, low: float, high: float) -> str:
         """Bounds as attributes, inputs, or two operators, by opset and style."""
         lean = self.tensors[x].lean

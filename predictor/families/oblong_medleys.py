@@ -112,10 +112,7 @@ def _pooled(net: Net, x: str, choices: Choices) -> str:
 
 
 def _sloped(net: Net, x: str, choices: Choices) -> str:
-    """Its own slope for each channel, written with as many axes as the image has."""
-    y = net.conv(x, _filters_for(net, x, choices, 9), 3)
-    slopes = net.noise(1, net.shape(y)[1], 1, 1, scale=0.05, centre=0.25)
-    return net.op("PRelu", y, slopes, shape=net.shape(y), level=0.75 * net.level(y), is_positive=False)
+    return net.sloped(net.conv(x, _filters_for(net, x, choices, 9), 3))
 
 
 def _read(net: Net, x: str, choices: Choices) -> str:

@@ -162,25 +162,28 @@ def _drawn(net: Net, dice: Dice, shape: tuple[int, int, int], count: int, blocks
     net.outputs.append(composed(net, x, count, blocks, dice))
 
 
+def _many_rows(design: Design, *, narrowest: int, fewest: int) -> tuple[str, tuple[int, int, int], int]:
+    """Label, shape and number of blocks: rows of at least 16 times `narrowest` numbers, if as many are within
+    bounds, and `fewest` blocks or up to 11 more.
+    """
+    length, size = design.log(4, 400), design.log(narrowest, 48) * 16
+    batch, count = design.pick(1, 1, 1, 1, 1, 4), design.log(fewest, fewest + 11)
+    size = max(min(size, int(_MOST_NUMBERS / (batch * length)) // 16 * 16), 16)
+    return label(m=length, k=size, n=count, b=batch), (batch, length, size), count
+
+
 def row_medley(design: Design) -> Point:
     """Many rows: texts, image patches, frames of sound."""
-    length, size = design.log(4, 400), design.log(1, 48) * 16
-    batch, count = design.pick(1, 1, 1, 1, 1, 4), design.log(3, 14)
-    size = max(min(size, int(_MOST_NUMBERS / (batch * length)) // 16 * 16), 16)
-    text = label(m=length, k=size, n=count, b=batch)
-    shape = (batch, length, size)
+    text, shape, count = _many_rows(design, narrowest=1, fewest=3)
     return Point(text, lambda net: _drawn(net, design.dice(text), shape, count, _BLOCKS), 0.0)
 
 
 def packed_medley(design: Design) -> Point:
     """The same with a product first, so that there are weights to pack."""
-    length, size = design.log(4, 400), design.log(2, 48) * 16
-    batch, count = design.pick(1, 1, 1, 1, 1, 4), design.log(2, 13)
-    size = max(min(size, int(_MOST_NUMBERS / (batch * length)) // 16 * 16), 16)
-    text = label(m=length, k=size, n=count, b=batch)
+    text, shape, count = _many_rows(design, narrowest=2, fewest=2)
 
     def draw(net: Net) -> None:
-        x = net.linear(net.input("rows", batch, length, size), max(size, 128))
+        x = net.linear(net.input("rows", *shape), max(shape[-1], 128))
         net.outputs.append(composed(net, x, count, _BLOCKS, design.dice(text)))
 
     return Point(text, draw, 0.0)

@@ -27,12 +27,7 @@ def _conv(net: Net, x: str, choices: Choices) -> str:
     if min(height, width) <= kernel or channels * filters * height * width * kernel**2 > _MOST_MACS:
         return net.conv(x, min(filters, 24), 1, act="Relu")
     y = net.conv(x, filters, kernel, pads=[0] * 4, act=choices.pick(*_CURVES), has_norm=choices.unit() < 0.3)
-    return _sloped(net, y) if choices.unit() < 0.3 else y
-
-
-def _sloped(net: Net, x: str) -> str:
-    slopes = net.noise(1, net.shape(x)[1], 1, 1, scale=0.05, centre=0.25)
-    return net.op("PRelu", x, slopes, shape=net.shape(x), level=0.75 * net.level(x), is_positive=False)
+    return net.sloped(y) if choices.unit() < 0.3 else y
 
 
 def _biased(net: Net, x: str, choices: Choices) -> str:
