@@ -36,6 +36,12 @@ _WEIGHT_INPUT = {
 
 _MOST_REMEMBERED = 32  # operators of a kernel
 _PACKED_TIMES = 4  # as small: weights in 8 bits, of which most are stored so
+QUANTISED_ON_THE_WAY = frozenset(  # full kinds of products whose inputs are quantised while running
+    (
+        "MatMulInteger", "ConvInteger", "com.microsoft/DynamicQuantizeMatMul",
+        "com.microsoft/MatMulIntegerToFloat", "com.microsoft/DynamicQuantizeLSTM",
+    )
+)  # fmt: skip
 _NOTHING: Mapping[str, TensorInfo] = {}
 Patterned = tuple[int, bool, str, tuple[str, ...]]
 
@@ -82,6 +88,7 @@ _TOLD = 2  # what of a kernel is the same for all that are alike begins here
 _ALONE = Memory[Likeness, tuple[Any, ...]](4096)
 _AS_FLOATS = Memory[Likeness, tuple[Any, ...]](4096)
 _TOGETHER = Memory[tuple[object, ...], tuple[Any, ...]](4096)
+_STORED_OTHERWISE = Memory[tuple[Likeness, str], Likeness](4096)
 
 
 class KernelMaker:
@@ -376,12 +383,26 @@ def packed(kernel: Kernel) -> Kernel:
     """A product with weights that the file stores as integers, by a runtime that keeps them so: OpenVINO
     quantises the other side while running.
     """
-    spared = kernel.weight_bytes - kernel.weight_bytes // _PACKED_TIMES
+    return _with_weights(kernel, "int8", kernel.weight_bytes // _PACKED_TIMES)
+
+
+def as_floats(kernel: Kernel) -> Kernel:
+    """A product of what is quantised while running, by a runtime that has no kernel for it: OpenVINO makes
+    floats of its weights when it loads them, and of the other side while running.
+    """
+    return _with_weights(kernel, "float32", kernel.weight_bytes * _PACKED_TIMES)
+
+
+def _with_weights(kernel: Kernel, precision: str, weight_bytes: int) -> Kernel:
+    likeness = kernel.likeness
+    if likeness is not None:
+        question = likeness, precision
+        likeness = _STORED_OTHERWISE.get(question) or _STORED_OTHERWISE.keep(question, Likeness())
     return kernel._replace(
-        precision="int8",
-        bytes_read=kernel.bytes_read - spared,
-        weight_bytes=kernel.weight_bytes - spared,
-        likeness=None,
+        precision=precision,
+        bytes_read=kernel.bytes_read - kernel.weight_bytes + weight_bytes,
+        weight_bytes=weight_bytes,
+        likeness=likeness,
     )
 
 

@@ -16,7 +16,15 @@ from dataclasses import dataclass
 
 from predictor.fusions import fused_of
 from predictor.graph import ModelGraph, Operator, TensorInfo
-from predictor.kernel_making import PRODUCTS, Kernel, KernelMaker, groups_of, packed
+from predictor.kernel_making import (
+    PRODUCTS,
+    QUANTISED_ON_THE_WAY,
+    Kernel,
+    KernelMaker,
+    as_floats,
+    groups_of,
+    packed,
+)
 from predictor.kinds import DEQUANTISES, KINDS, Family
 from predictor.wiring import Connections
 
@@ -60,10 +68,19 @@ class Views:
         fusion = _Fusion(self.connections, fuses_chains)
         fusion.place_all()
         kernels = fusion.kernels(self._maker)
-        unpacked = self.connections.graph.unpacked
-        if fuses_chains and unpacked:
-            kernels = [packed(kernel) if _multiplies_by(kernel, unpacked) else kernel for kernel in kernels]
-        return tuple(kernels)
+        return tuple(self._generated(kernels) if fuses_chains else kernels)
+
+    def _generated(self, kernels: list[Kernel]) -> list[Kernel]:
+        """The same kernels with the weights that a code generator holds in memory."""
+        weights = self.connections.graph.unpacked
+        if weights:
+            kernels = [packed(kernel) if _multiplies_by(kernel, weights) else kernel for kernel in kernels]
+        if not QUANTISED_ON_THE_WAY.isdisjoint(self.connections.kinds):
+            kernels = [
+                as_floats(kernel) if kernel.anchor.full_kind in QUANTISED_ON_THE_WAY else kernel
+                for kernel in kernels
+            ]
+        return kernels
 
     def listed(self) -> tuple[Kernel, ...]:
         """As `unfused_kernels_of`."""

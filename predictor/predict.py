@@ -21,6 +21,7 @@ from predictor.errors import CheckpointRejected, PredictorError
 from predictor.few_shot.target import AdaptedGraphs, GraphEstimates
 from predictor.graph import ModelGraph
 from predictor.kernel_costs.pricing import as_loaded_by
+from predictor.kernel_costs.ranges import CONTROL_NAMES
 from predictor.kernel_costs.table import View, kernels_in, name_of, view_of
 from predictor.meta_checkpoint import MetaCheckpoint, shipped
 from predictor.resemblance import expectations, knows_short_floats
@@ -28,6 +29,7 @@ from predictor.resemblance import expectations, knows_short_floats
 Floats = NDArray[np.float64]
 
 _STRANGE_SD = 0.7  # of the log of what kernels take that no measurement came near
+_CONTROL_SHARE = 0.5  # of the time, as which an operator counts that starts others and was never measured
 _UNSEEN_SIZE_SD = 0.1  # per factor e outside of the measured latencies
 _REPORTED_SHARE = 0.1  # of the time: below, a strange kernel is not worth a word
 _REPORTED_FACTOR = 5.0  # outside of the measured latencies
@@ -186,7 +188,13 @@ class Predictor:
     def _deviations(self, estimates: GraphEstimates, described: Sequence[Described]) -> Floats:
         """Half the width of the 90 % interval of the log-latency (N,)."""
         strange = np.asarray(
-            [sum(one.strange.values()) + self._short_share(one) + one.unpacked for one in described]
+            [
+                sum(one.strange.values())
+                + self._short_share(one)
+                + one.unpacked
+                + (0.0 if CONTROL_NAMES.isdisjoint(one.strange) else _CONTROL_SHARE)
+                for one in described
+            ]
         )
         beyond = self._beyond(estimates.median_ms)
         extra = (_STRANGE_SD * np.minimum(strange, 1.0)) ** 2 + (_UNSEEN_SIZE_SD * beyond) ** 2
@@ -226,7 +234,11 @@ class Predictor:
             if ", " in what
             else f"operator {what} was never measured ({share:.0%} of the estimated time)"
             for what, share in sorted(described.strange.items(), key=lambda item: (-item[1], item[0]))
-            if share >= _REPORTED_SHARE
+            if share >= _REPORTED_SHARE and what not in CONTROL_NAMES
+        ]
+        reasons += [
+            f"operator {name} was never measured, and takes time beside the operators in it"
+            for name in sorted(CONTROL_NAMES.intersection(described.strange))
         ]
         short_share = self._short_share(described)
         if short_share >= _REPORTED_SHARE:

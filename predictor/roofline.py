@@ -15,7 +15,7 @@ from enum import IntEnum, StrEnum
 from typing import NamedTuple
 
 from devices.target import Hardware, Runtime
-from predictor.kernels import Kernel
+from predictor.kernel_making import QUANTISED_ON_THE_WAY, Kernel
 from predictor.kinds import Family
 
 
@@ -64,7 +64,6 @@ EFFICIENCY = {
 QUANTISED_CLASSES = (KernelClass.INT8, KernelClass.DYNAMIC_INT8, KernelClass.LOW_BIT, KernelClass.CONVERT)
 _CONV = Family.CONV
 _LOW_BIT_PRECISIONS = frozenset(("int4", "uint4", "int2", "uint2"))
-_DYNAMIC_KINDS = frozenset(("MatMulInteger", "ConvInteger", "DynamicQuantizeMatMul", "MatMulIntegerToFloat"))
 
 
 class Slopes(IntEnum):
@@ -89,9 +88,15 @@ class Habits(NamedTuple):
     # products in float16.
     flat_deconv_cycles: float = 0.0
     half_mac_cycles: float = 0.0
+    half_slowdown: float = 1.0  # of products in float16 where the processor has instructions for them
     half_aliasing: float = 1.0  # so much longer, of convolutions whose images alias in a cache
     lstm_weight_cycles: float = 0.0  # of a weight of an LSTM that is packed anew in every run
     step_launches: float = 1.0  # of a step of a recurrent layer
+    scattered_cycles: float = 0.0  # of a run of elements that a transposition of several axes copies
+    # Of a result of a pool of bytes, and of an element of its window where the largest is looked for, unless
+    # there is better code for that on blocks of channels.
+    byte_pool_cycles: tuple[float, float] = (0.0, 0.0)
+    has_largest_of_bytes_on_blocks: bool = True
     slow_slopes: Slopes | None = None  # the only ones that it applies one by one; None: all
     folds_constants: bool = True  # once, when it loads a model
 
@@ -145,7 +150,9 @@ _ZEN_3 = _Processor(2.6e9, 8, 5e5, 6e10, 1.6e7, 4.5e10, 1.7e10, 1.6e-6)
 # networks take on two processors. Both transform the weights of 3x3 convolutions for tiles of 4x4 results:
 # 6x6 numbers in place of 3x3. The cycles are those of single layers, on three processors.
 _HABITS = {
-    "onnxruntime": Habits(int8_speedup=3.0),  # as by dot products, where there are tiles of integers too
+    # Integers as by dot products, where there are tiles of them too. Cycles are those of single layers, on
+    # three processors.
+    "onnxruntime": Habits(int8_speedup=3.0, scattered_cycles=10.0, byte_pool_cycles=(26.0, 4.6)),
     "mnn": Habits(widest_lanes=8, winograd_growth=4.0, slow_slopes=Slopes.UNRANKED),
     "ncnn": Habits(
         widest_lanes=12,
@@ -155,11 +162,13 @@ _HABITS = {
         flat_deconv_cycles=2.0,
     ),
     # It multiplies matrices by MKL, which has vectors of 256 bits for AMD and does not fill them as it does
-    # Intel's; and one by one in float16 where the processor has no instructions for it. A step of a recurrent
-    # layer is some calls of its own. Single layers, on four processors.
+    # Intel's; in float16 one by one where the processor has no instructions for it, and at half the speed of
+    # float32 where it has. A step of a recurrent layer is some calls of its own. Single layers, on six
+    # processors.
     "torch": Habits(
         amd_product_lanes=6.5,
-        half_mac_cycles=2.2,
+        half_mac_cycles=1.8,
+        half_slowdown=2.0,
         half_aliasing=4.0,
         lstm_weight_cycles=2.3,
         step_launches=75.0,
@@ -169,6 +178,7 @@ _HABITS = {
 # From the processor to the accelerator, and of views, seconds. Called from Python, a kernel waits for the
 # interpreter; a recorded graph has no views left.
 _LAUNCHES_S = {("torch", "default"): (2e-5, 4e-6), ("torch", "cuda-graph"): (2.2e-6, 1e-7)}
+_WITHOUT_BLOCKS = frozenset(("none", "basic", "extended"))  # ONNX Runtime's optimisations
 SHORT_FLOAT_FLAGS = frozenset(("avx512_fp16", "fphp", "asimdhp"))
 
 
@@ -182,9 +192,14 @@ def machine_of(runtime: Runtime, hardware: Hardware) -> Machine:
     core = _processor(hardware)
     habits = _HABITS.get(runtime.engine, Habits())
     int8_speedup = min(int8_speedup, habits.int8_speedup)
-    if runtime.engine == "onnxruntime" and runtime.optimization == "none":
-        habits = habits._replace(folds_constants=False)
-    if not SHORT_FLOAT_FLAGS.isdisjoint(hardware.isa_flags):
+    if runtime.engine == "onnxruntime":
+        habits = habits._replace(
+            folds_constants=runtime.optimization != "none",
+            has_largest_of_bytes_on_blocks=runtime.optimization not in _WITHOUT_BLOCKS,
+        )
+    if SHORT_FLOAT_FLAGS.isdisjoint(hardware.isa_flags):
+        habits = habits._replace(half_slowdown=1.0)
+    else:
         habits = habits._replace(half_mac_cycles=0.0)
     widest = min(lanes, core.widest_lanes, habits.widest_lanes)
     of_products = min(widest, habits.amd_product_lanes) if "AMD" in hardware.cpu_model else widest
@@ -240,7 +255,8 @@ def class_of(kernel: Kernel) -> KernelClass:
     if precision in _LOW_BIT_PRECISIONS:
         return KernelClass.LOW_BIT
     if precision == "int8" or precision == "uint8":
-        return KernelClass.DYNAMIC_INT8 if kernel.anchor.kind in _DYNAMIC_KINDS else KernelClass.INT8
+        is_dynamic = kernel.anchor.full_kind in QUANTISED_ON_THE_WAY
+        return KernelClass.DYNAMIC_INT8 if is_dynamic else KernelClass.INT8
     if family is _CONV:
         return KernelClass.DEPTHWISE if kernel.is_depthwise else KernelClass.CONV
     is_bound_by_weights = kernel.rows <= GEMV_ROWS and kernel.weight_bytes > 0

@@ -14,6 +14,7 @@ from predictor.families import (
     heavy_medleys,
     image_medleys,
     images,
+    long_medleys,
     mixing,
     moving_sweeps,
     oblong_medleys,
@@ -34,6 +35,7 @@ _THEMES = (convnets, branching, images, attention, decoders, sequences, mixing)
 _SWEEPS = (
     product_sweeps, moving_sweeps, image_medleys, row_medleys, rare_medleys, signal_medleys, grid_medleys,
     stack_medleys, byte_medleys, round_medleys, heavy_medleys, oblong_medleys, small_medleys,
+    long_medleys,
 )  # fmt: skip
 
 __all__ = ["FAMILY_VERSION", "Specimen", "specimens"]

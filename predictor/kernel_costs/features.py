@@ -28,7 +28,7 @@ from predictor.kernel_costs.weight_traffic import weight_traffic
 
 Floats = NDArray[np.float64]
 
-FEATURE_VERSION = 14  # raise it when the same graph gets other numbers: older checkpoints are then refused
+FEATURE_VERSION = 15  # raise it when the same graph gets other numbers: older checkpoints are then refused
 
 _LOGS = Amount.GRAPH_WEIGHT_BYTES  # the amounts before it have a field each
 _VECTORS = (4.0, 16.0, 64.0)  # and tiles that a row of outputs fills, or does not

@@ -41,7 +41,7 @@ class Extent(IntEnum):
     IS_PADDED = 12
     IS_SMOOTH = 13  # interpolates between neighbours
     IS_CUBIC = 14
-    IS_TRANSPOSED = 15  # reads its second operand along the other axis
+    IS_TRANSPOSED = 15  # reads its second operand along the other axis; a transposition: moves several axes
     ON_IMAGE = 16  # share of the window's elements that fall on the image and not beside it
 
 
@@ -59,6 +59,8 @@ def geometry_of(
         return NOTHING
     written = tensors[result].shape
     read = tensors[names[0]].shape if names and names[0] else ()
+    if op.kind == "Transpose":
+        return _of_transposed(read, _order(op, len(read)))
     rank = len(written)
     width = written[-1] if rank else 1
     rule = _RULES.get(family) if len(names) > 1 else _RULES_OF_ONE.get(family)
@@ -223,8 +225,6 @@ def _moved(
     op: Operator, read: Shape, written: Shape, tensors: Mapping[str, TensorInfo]
 ) -> tuple[float, float]:
     kind = op.kind
-    if kind == "Transpose":
-        return _run_of_transposed(op, read), read[-1] if read else 1.0
     if kind == "Concat" or kind == "QLinearConcat":
         axis = _axis(op, len(written), default=0)
         return math.prod(written[axis:]) / max(len(op.inputs), 1), 1.0
@@ -262,21 +262,57 @@ def _run_of_equal(read: Shape, written: Shape) -> tuple[float, int]:
     return run, depth
 
 
-def _run_of_transposed(op: Operator, read: Shape) -> float:
-    """Axes of one element are in nobody's way."""
+def _order(op: Operator, rank: int) -> tuple[int, ...]:
+    """Of the axes of a transposition; as they are where the file gives another number of axes."""
     order = op.attributes.get("perm")
-    axes: Sequence[int] = range(len(read))
-    order = tuple(map(int, order)) if isinstance(order, tuple) else tuple(reversed(axes))
-    if len(order) != len(read):
-        return 1.0
-    run = 1.0
-    kept = [axis for axis in axes if read[axis] != 1]
-    taken = [axis for axis in order if read[axis] != 1]
-    for axis, other in zip(reversed(kept), reversed(taken), strict=True):
-        if axis != other:
-            break
-        run *= read[axis]
-    return run
+    if not isinstance(order, tuple):
+        return tuple(reversed(range(rank)))
+    order = tuple(map(int, order))
+    return order if sorted(order) == list(range(rank)) else tuple(range(rank))
+
+
+@lru_cache(maxsize=4096)
+def _of_transposed(read: Shape, order: tuple[int, ...]) -> tuple[float, ...]:
+    """As libraries see it: axes that stay beside each other are one, and axes of one element none."""
+    parts = _beside([axis for axis in order if read[axis] != 1])
+    after = [float(math.prod([read[axis] for axis in part])) for part in parts]
+    before = [size for _, size in sorted(zip(parts, after, strict=True))]
+    is_last_kept = bool(parts) and max(parts) == parts[-1]
+    numbers = list(NOTHING)
+    numbers[Extent.WIDTH] = after[-1] if after else 1.0
+    numbers[Extent.HEIGHT] = after[-2] if len(after) > 1 else 1.0
+    numbers[Extent.BATCH] = after[0] if len(after) > 2 else 1.0
+    numbers[Extent.CHANNELS_READ] = before[-2] if len(before) > 1 else 1.0
+    numbers[Extent.CHANNELS_WRITTEN] = before[0] if before else 1.0
+    numbers[Extent.RUN] = after[-1] if is_last_kept else 1.0
+    numbers[Extent.REDUCED] = before[-1] if before else 1.0
+    numbers[Extent.INPUTS] = 1.0
+    numbers[Extent.RANK] = float(len(parts))
+    numbers[Extent.IS_TRANSPOSED] = float(len(parts) > 1 and not _moves_one(_beside(order)))
+    return tuple(numbers)
+
+
+def _beside(axes: Sequence[int]) -> list[tuple[int, ...]]:
+    """Axes that follow each other before and after, put together."""
+    parts: list[tuple[int, ...]] = []
+    kept = {axis: place for place, axis in enumerate(sorted(axes))}
+    for axis in axes:
+        if parts and kept[axis] == kept[parts[-1][-1]] + 1:
+            parts[-1] += (axis,)
+        else:
+            parts.append((axis,))
+    return parts
+
+
+def _moves_one(parts: Sequence[tuple[int, ...]]) -> bool:
+    """Whether a single one has changed its place among the others. ONNX Runtime copies in rows or squares
+    then, and element by element otherwise; axes of one element are as good as others to it.
+    """
+    ordered = sorted(parts)
+    return any(
+        [part for part in parts if part != moved] == [part for part in ordered if part != moved]
+        for moved in parts
+    )
 
 
 def _axis(op: Operator, rank: int, *, default: int) -> int:

@@ -36,9 +36,17 @@ _KINDS = {
     "LSTMSequence": "LSTM", "GRUSequence": "GRU", "ConvolutionBackpropData": "ConvTranspose",
     "HardSigmoid": "HardSigmoid", "HardSwish": "HardSwish",
 }  # fmt: skip
+# What OpenVINO makes of an operator that quantises while running, under names of its own.
+_QUANTISING = frozenset(
+    (
+        "ReduceMin", "ReduceMax", "Convert", "Multiply", "Subtract", "Divide", "Add", "Round", "Clamp",
+        "Negative",
+    )
+)  # fmt: skip
 _MOST_GAINED = 1.2  # by a profiled run that was faster than a timed one
 _LEAST_LEFT = 0.2  # of a node without what the profiler takes
 _LEAST_TOLD = 0.3  # of a layer's time: where less is left, the rest says nothing
+_STARTED_BYTES = 4e3  # that are quantised in the time that starting to quantise takes
 _ASKED_BYTES = 15e3  # that take as long to copy as asking for an output takes, whatever its size
 
 
@@ -94,6 +102,7 @@ def _timed_by_name(
     homes = {op.name: index for index, kernel in enumerate(kernels) for op in kernel.members if op.name}
     timed = np.full(len(kernels) + 1, np.nan)
     nameless: dict[str, list[tuple[int, float]]] = {}
+    quantising_ms = 0.0
     for layer, own_ms in zip(profile.layers, measured_ms, strict=True):
         home = _home_of(layer.name, homes)
         if home is None and (between := _BETWEEN.match(layer.name)):
@@ -101,11 +110,25 @@ def _timed_by_name(
         if home is not None:
             before = 0.0 if np.isnan(timed[home]) else timed[home]
             timed[home] = before + own_ms
-        elif (match := _NAMED_BY_KIND.match(layer.name)) and match[1] in _KINDS:
-            nameless.setdefault(_KINDS[match[1]], []).append((int(match[2] or 0), own_ms))
+        elif match := _NAMED_BY_KIND.match(layer.name):
+            if match[1] in _KINDS:
+                nameless.setdefault(_KINDS[match[1]], []).append((int(match[2] or 0), own_ms))
+            if match[1] in _QUANTISING:
+                quantising_ms += own_ms
     for kind, found in nameless.items():
         _add_nameless(timed, kernels, kind, found)
+    _add_quantising(timed, kernels, quantising_ms)
     return timed
+
+
+def _add_quantising(timed: NDArray[np.float64], kernels: Sequence[Kernel], own_ms: float) -> None:
+    """What quantises while running is several nodes with names of their own. Their time is told apart by
+    what each of those kernels reads.
+    """
+    places = [place for place, one in enumerate(kernels) if one.anchor.kind == "DynamicQuantizeLinear"]
+    if own_ms and places:
+        read = np.array([_STARTED_BYTES + kernels[place].bytes_read for place in places])
+        timed[places] = np.nan_to_num(timed[places]) + own_ms * read / read.sum()
 
 
 def _add_nameless(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from predictor.kernel_costs.table import CLASSES, KIND_NAMES, PRECISIONS, Amount, Flag, KernelTable
 from predictor.kernel_costs.weight_traffic import weight_traffic
-from predictor.roofline import EFFICIENCY, KernelClass, Machine
+from predictor.roofline import EFFICIENCY, Habits, KernelClass, Machine
 
 Floats = NDArray[np.float64]
 
@@ -27,7 +27,10 @@ _PRODUCTS = np.array([kind in EFFICIENCY and kind is not KernelClass.RECURRENT f
 _EFFICIENCIES = np.array([EFFICIENCY.get(kind, 0.5) for kind in CLASSES])
 _MATRIX = [CLASSES.index(kind) for kind in (KernelClass.GEMM, KernelClass.GEMV, KernelClass.RECURRENT)]
 _RECURRENT, _CONV = CLASSES.index(KernelClass.RECURRENT), CLASSES.index(KernelClass.CONV)
-_LSTM = KIND_NAMES.index("LSTM")
+_LSTM, _TRANSPOSE = KIND_NAMES.index("LSTM"), KIND_NAMES.index("Transpose")
+_MAX_POOL, _AVERAGE_POOL = KIND_NAMES.index("MaxPool"), KIND_NAMES.index("AveragePool")
+_BYTES = PRECISIONS.index("int8")
+_SIZES = np.array([2.0 if name == "float16" else 1.0 if name == "int8" else 4.0 for name in PRECISIONS])
 _FLOAT_BYTES = 4.0
 _ALIASED_ROWS = 1024.0  # places of an image: then its channels lie on the same lines of a cache near the core
 _TILE = 4.0  # results along each axis that Winograd's transformation makes at once, of 6 x 6 products
@@ -83,6 +86,7 @@ def _scalar_cycles(table: KernelTable, machine: Machine) -> Floats:
     """What is computed one by one: everywhere, and where an engine has no better code."""
     amounts, macs, habits = table.amounts, table.amounts[:, Amount.MACS], machine.habits
     cycles: Floats = amounts[:, Amount.SCALAR_CYCLES] + habits.regroup_cycles * amounts[:, Amount.REGROUPED]
+    cycles += _moving_cycles(table, habits)
     if habits.slow_slopes is not None:
         slopes = amounts[:, Amount.SLOPES]
         cycles = np.where((slopes > 0) & (slopes != habits.slow_slopes), 0.0, cycles)
@@ -100,6 +104,27 @@ def _scalar_cycles(table: KernelTable, machine: Machine) -> Floats:
     return cycles
 
 
+def _moving_cycles(table: KernelTable, habits: Habits) -> Floats:
+    """Of transpositions that copy run by run, and of pools of bytes (K,)."""
+    amounts = table.amounts
+    cycles = np.zeros(len(amounts))
+    if habits.scattered_cycles:
+        is_scattered = (table.kinds == _TRANSPOSE) & (amounts[:, Amount.IS_TRANSPOSED] > 0)
+        run_bytes = np.maximum(amounts[:, Amount.RUN], 1.0) * _SIZES[table.precisions]
+        runs = amounts[:, Amount.BYTES_WRITTEN] / run_bytes
+        cycles += habits.scattered_cycles * np.where(is_scattered, runs, 0.0)
+    per_result, per_element = habits.byte_pool_cycles
+    if per_result:
+        is_largest = table.kinds == _MAX_POOL
+        if habits.has_largest_of_bytes_on_blocks:
+            is_largest &= amounts[:, Amount.ON_BLOCKS] == 0
+        results = np.where(table.precisions == _BYTES, amounts[:, Amount.BYTES_WRITTEN], 0.0)
+        of_largest = per_result + per_element * amounts[:, Amount.WINDOW]
+        cycles += results * np.where(is_largest, of_largest, 0.0)
+        cycles += results * np.where(table.kinds == _AVERAGE_POOL, per_result, 0.0)
+    return cycles
+
+
 def _arithmetic_s(table: KernelTable, machine: Machine, has_generic_paths: bool) -> Floats:
     amounts = table.amounts
     columns = amounts[:, Amount.COLUMNS]
@@ -111,7 +136,8 @@ def _arithmetic_s(table: KernelTable, machine: Machine, has_generic_paths: bool)
     is_int8 = np.isin(table.classes, _INT8)
     rate = np.where(is_int8, rate * machine.int8_speedup, rate)
     rate = np.where(table.precisions == PRECISIONS.index("float64"), 0.5 * rate, rate)
-    rate = np.where(table.flags[:, Flag.INTEGER_CONV] > 0, rate * _CONV_INTEGER, rate)
+    rate = np.where(table.precisions == _HALF, rate / machine.habits.half_slowdown, rate)
+    rate = np.where(is_int8 & (table.flags[:, Flag.INTEGER_CONV] > 0), rate * _CONV_INTEGER, rate)
     is_depthwise = table.classes == CLASSES.index(KernelClass.DEPTHWISE)
     one_each = table.flags[:, Flag.DEPTHWISE] > 0  # in any precision
     filters = np.where(one_each, columns * amounts[:, Amount.GROUPS], columns)

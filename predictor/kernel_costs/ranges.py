@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predictor.kernel_costs.table import CALL_NAME, CLASSES, Amount, KernelTable
+from predictor.kinds import KINDS, Family
 from predictor.roofline import KernelClass
 
 Floats = NDArray[np.float64]
@@ -17,6 +18,8 @@ SIZED = (Amount.MACS, Amount.BYTES_READ, Amount.BYTES_WRITTEN)  # per launch
 _FACTOR = 4.0  # beyond what was measured, times or divided by this, is outside
 _MARGIN = np.log(_FACTOR)
 _FREE = CLASSES.index(KernelClass.LAUNCH)
+# What starts other operators moves nothing itself, but entering and leaving it takes time.
+CONTROL_NAMES = frozenset(name for name, kind in KINDS.items() if kind.family is Family.CONTROL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,8 @@ class SeenKernels:
 
     def strangeness(self, table: KernelTable) -> dict[str, Floats]:
         """By name the kernels (indices) that are outside: of a kind that was never measured (`NAME`), or of a
-        size (`NAME, larger` or `NAME, smaller`). What costs nothing is never strange.
+        size (`NAME, larger` or `NAME, smaller`). What costs nothing is never strange, unless it starts other
+        operators.
         """
         numbers = {name: number for number, name in enumerate(dict.fromkeys(table.names))}
         most = np.full((len(numbers), len(SIZED)), -np.inf)
@@ -55,7 +59,10 @@ class SeenKernels:
             if known is not None:
                 most[number] = known[1] + _MARGIN
         outside = (_sizes(table) > most[[numbers[name] for name in table.names]]).any(axis=1)
-        outside &= table.classes != _FREE
+        is_free = table.classes == _FREE
+        if is_free.any():
+            is_control = [name in CONTROL_NAMES and name not in self.bounds for name in table.names]
+            outside &= ~is_free | np.array(is_control)
         found: dict[str, list[int]] = {}
         for index in np.flatnonzero(outside).tolist():
             name = table.names[index]

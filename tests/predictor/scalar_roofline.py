@@ -51,10 +51,11 @@ def _arithmetic_s(kernel: Kernel, kind: KernelClass, machine: Machine) -> float:
     rate = peak * EFFICIENCY.get(kind, 0.5)
     if kind in (KernelClass.INT8, KernelClass.DYNAMIC_INT8):
         rate *= machine.int8_speedup
+        rate *= _CONV_INTEGER if kernel.anchor.kind == "ConvInteger" else 1.0
     elif kernel.precision == "float64":
         rate *= 0.5
-    if kernel.anchor.kind == "ConvInteger":
-        rate *= _CONV_INTEGER
+    elif kernel.precision in _SHORT_FLOATS:
+        rate /= machine.habits.half_slowdown
     if kind is KernelClass.DEPTHWISE:
         return kernel.macs / (min(rate, machine.cycles_per_s) if _is_generic(kernel, machine) else rate)
     arithmetic_s = kernel.macs / (rate * _use_of_lanes(kernel, machine.lanes))
@@ -65,7 +66,9 @@ def _arithmetic_s(kernel: Kernel, kind: KernelClass, machine: Machine) -> float:
 
 
 def _scalar_cycles(kernel: Kernel, machine: Machine) -> float:
-    """Of models whose slopes have no axis of a batch."""
+    """Of models whose slopes have no axis of a batch, that have no pools of bytes and whose transpositions
+    move one axis.
+    """
     slow = machine.habits.slow_slopes
     is_fast = kernel.anchor.kind == "PRelu" and slow is not None and slow is not Slopes.UNRANKED
     return 0.0 if is_fast else kernel.scalar_cycles

@@ -186,6 +186,36 @@ def test_weights_that_a_file_unpacks_itself_are_said_and_widen_the_interval() ->
     assert said.upper_ms / said.lower_ms > before.upper_ms / before.lower_ms
 
 
+def test_operators_that_start_others_are_said_however_little_they_move() -> None:
+    """Which branch of an If is taken is told by its operators; what entering it takes, by nothing."""
+    yes, no = (
+        helper.make_graph(
+            [helper.make_node(kind, ["x"], [f"{kind}_y"])],
+            kind,
+            [],
+            [helper.make_tensor_value_info(f"{kind}_y", TensorProto.FLOAT, [64, 64])],
+        )
+        for kind in ("Relu", "Tanh")
+    )
+    nodes = [
+        helper.make_node("ReduceMax", ["x"], ["m"], keepdims=0),
+        helper.make_node("Greater", ["m", "zero"], ["c"]),
+        helper.make_node("If", ["c"], ["y"], then_branch=yes, else_branch=no),
+    ]
+    stored: dict[str, NDArray[np.generic]] = {"zero": np.zeros((), np.float32)}
+    model = model_of(nodes, {"x": [64, 64]}, ["y"], stored=stored)
+    predictor = adapted(made_up())
+    described = predictor.describe(read_graph(model.SerializeToString(), {}))
+    assert described.strange["If"] < 0.1
+    plain = dataclasses.replace(
+        described, strange={name: share for name, share in described.strange.items() if name != "If"}
+    )
+    said, before = predictor.predict_described([described, plain])
+    assert "operator If was never measured, and takes time beside the operators in it" in said.reasons
+    assert not any("operator If" in reason for reason in before.reasons)
+    assert said.upper_ms / said.lower_ms > 1.3 * before.upper_ms / before.lower_ms
+
+
 def test_sizes_and_classes_outside_of_the_measurements_are_said() -> None:
     predictor = adapted(made_up())
     known = reference_described()[0]

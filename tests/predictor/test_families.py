@@ -67,6 +67,8 @@ PINNED = {
     "medley-round-streams/gated-m2-n5-w2621/fp32": "3ad08f506ea8",
     "medley-heavy-rows/m4-k768-n2-v0/int8-dynamic": "cdea5d455f53",
     "medley-replaceable-images/c8-s145-n6-b1/fp32": "a75d9d6edf42",
+    "medley-long-waves/c1-s563-n3-i0/int8": "8578d2e382c8",
+    "medley-long-pictures/c8-s43x47-n8/fp32": "8a90cc57543d",
 }
 
 

@@ -258,6 +258,27 @@ def test_what_openvino_names_anew_is_found_by_the_number_in_its_name() -> None:
     assert told["lstm_8"] == pytest.approx(0.9)
 
 
+def test_what_quantises_while_running_takes_what_the_nodes_take_that_it_is_made_of() -> None:
+    """Told apart by what each kernel reads; the second has four times as much."""
+    nodes = [
+        helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"], name="first"),
+        helper.make_node("MatMulInteger", ["q", "w", "z"], ["i"], name="product_3"),
+        helper.make_node("Cast", ["i"], ["f"], name="cast_4", to=onnx.TensorProto.FLOAT),
+        helper.make_node("DynamicQuantizeLinear", ["f"], ["y", "t", "u"], name="second"),
+    ]
+    model = model_of(nodes, {"x": [8, 250]}, ["y"], stored={"w": np.zeros((250, 1250), np.int8)})
+    kernels = kernels_in(graph_of(model), View.CHAINED)
+    layers = {
+        "ReduceMax_7": 60_000, "Multiply_9": 30_000, "Convert_12": 30_000, "product_3": 500_000,
+        "Softmax_4": 10_000,
+    }  # fmt: skip
+    timed = timed_kernels(kernels, profile_of(layers), median_ms=0.63, engine="openvino")
+    told = {kernel.anchor.name: ms for kernel, ms in zip(kernels, timed, strict=False)}
+    assert told["product_3"] == pytest.approx(0.5)
+    assert told["first"] == pytest.approx(0.12 * 12 / (12 + 44))  # 4 kB more than they read
+    assert told["second"] == pytest.approx(0.12 * 44 / (12 + 44))
+
+
 def product(rows: int, kind: str = "MatMul") -> KernelTable:
     nodes = [
         helper.make_node(kind, ["x", "w"], ["h"]),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import onnx
 import pytest
@@ -147,6 +149,37 @@ def test_a_product_that_quantises_its_inputs_while_running_is_of_a_class_of_its_
     assert class_of(kernels_of(graph, fuses_chains=False)[-1]) is KernelClass.DYNAMIC_INT8
 
 
+_PRODUCT = [
+    helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "t", "z"]),
+    helper.make_node("MatMulInteger", ["q", "w", "z"], ["y"]),
+]
+_RECURRENT = [
+    helper.make_node(
+        "DynamicQuantizeLSTM", ["x", "i", "h", *[""] * 5, *"spsp"], ["y"], domain="com.microsoft",
+        hidden_size=16, direction="bidirectional",
+    )
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("nodes", [_PRODUCT, _RECURRENT])
+def test_what_is_quantised_while_running_is_multiplied_as_floats_where_code_is_generated(
+    nodes: list[onnx.NodeProto],
+) -> None:
+    """As OpenVINO does: it unpacks the weights when it loads them."""
+    stored = {
+        "w": np.zeros((32, 16), np.int8), "i": np.zeros((2, 32, 64), np.int8),
+        "h": np.zeros((2, 16, 64), np.int8), "s": np.ones(2, np.float32), "p": np.zeros(2, np.int8),
+    }  # fmt: skip
+    read = {name for node in nodes for name in node.input}
+    used = {name: stored[name] for name in stored if name in read}
+    graph = graph_of(model_of(nodes, {"x": [4, 1, 32]}, ["y"], stored=used))
+    whole, floats = (kernels_of(graph, fuses_chains=is_generated)[-1] for is_generated in (False, True))
+    assert (whole.precision, floats.precision) == ("int8", "float32")
+    assert floats.weight_bytes == 4 * whole.weight_bytes > 0
+    assert floats.bytes_read - whole.bytes_read == 3 * whole.weight_bytes
+    assert floats.macs == whole.macs
+
+
 def packed(width: int = 128) -> onnx.ModelProto:
     """A product with a weight that the file stores in eight bits, casts and scales."""
     nodes = [
@@ -179,6 +212,58 @@ def test_constants_are_made_in_every_run_where_nothing_is_folded() -> None:
     ]
     rate = machine_of(ONE_THREAD, LAPTOP).shared_cache_bytes_per_s
     assert call_ms[1] - call_ms[0] == pytest.approx(1e3 * graph.folded_bytes / rate)
+
+
+@pytest.mark.parametrize(
+    ("shape", "order", "runs"),
+    [
+        ([4, 6, 5], [2, 1, 0], 120),
+        ([4, 6, 5], [1, 0, 2], 0),  # one axis moves
+        ([4, 6, 5], [2, 0, 1], 0),  # two that stay beside each other
+        ([4, 3, 2, 5], [2, 1, 0, 3], 24),  # in rows of five
+        ([4, 3, 2, 5], [2, 3, 0, 1], 0),
+        ([1, 4, 1, 30], [3, 2, 1, 0], 120),  # axes of one element are in the way
+        ([4, 1, 30], [1, 0, 2], 0),  # nothing moves in memory
+    ],
+)
+def test_transpositions_of_several_axes_go_run_by_run(shape: list[int], order: list[int], runs: int) -> None:
+    node = helper.make_node("Transpose", ["x"], ["y"], perm=order)
+    table = table_of(graph_of(model_of([node], {"x": shape}, ["y"])), View.LISTED)
+    machine = machine_of(ONE_THREAD, LAPTOP)
+    plain = dataclasses.replace(machine, habits=machine.habits._replace(scattered_cycles=0.0))
+    more = nominal_times(table, machine).own - nominal_times(table, plain).own
+    assert more.tolist() == pytest.approx([1e4 * runs / machine.cycles_per_s, 0.0])
+
+
+@pytest.mark.parametrize("is_behind", [False, True])
+@pytest.mark.parametrize("optimization", ["all", "extended"])
+def test_pools_of_bytes_are_fast_behind_a_convolution_that_keeps_channels_together(
+    is_behind: bool, optimization: str
+) -> None:
+    """On ONNX Runtime with all optimisations; otherwise they go byte by byte."""
+    first = [
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["f"]),
+        helper.make_node("DequantizeLinear", ["w", "s", "o"], ["v"]),
+        helper.make_node("Conv", ["f", "v"], ["c"], kernel_shape=[1, 1]),
+        helper.make_node("QuantizeLinear", ["c", "s", "z"], ["p"]),
+    ]
+    pool = [
+        helper.make_node("DequantizeLinear", ["p" if is_behind else "q", "s", "z"], ["d"]),
+        helper.make_node("MaxPool", ["d"], ["m"], kernel_shape=[2, 2], strides=[2, 2]),
+        helper.make_node("QuantizeLinear", ["m", "s", "z"], ["n"]),
+        helper.make_node("DequantizeLinear", ["n", "s", "z"], ["y"]),
+    ]
+    stored = {
+        "s": np.float32(0.1), "z": np.uint8(8), "o": np.int8(0), "w": np.ones((16, 16, 1, 1), np.int8),
+    }  # fmt: skip
+    nodes = [helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]), *(first if is_behind else []), *pool]
+    graph = graph_of(model_of(nodes, {"x": [1, 16, 8, 8]}, ["y"], stored=stored))
+    place = [kernel.anchor.kind for kernel in kernels_of(graph, fuses_chains=False)].index("MaxPool")
+    runtime = ONE_THREAD.model_copy(update={"engine": "onnxruntime", "optimization": optimization})
+    machine = machine_of(runtime, LAPTOP)
+    took_ms = nominal_times(table_of(graph, View.FUSED), machine).own[place]
+    bytes_ms = 1e3 * 16 * 4 * 4 * (26.0 + 4 * 4.6) / machine.cycles_per_s
+    assert (took_ms > bytes_ms) is not (is_behind and optimization == "all")
 
 
 @pytest.mark.parametrize(
