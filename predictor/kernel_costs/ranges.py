@@ -59,10 +59,10 @@ class SeenKernels:
             if known is not None:
                 most[number] = known[1] + _MARGIN
         outside = (_sizes(table) > most[[numbers[name] for name in table.names]]).any(axis=1)
-        is_free = table.classes == _FREE
-        if is_free.any():
-            is_control = [name in CONTROL_NAMES and name not in self.bounds for name in table.names]
-            outside &= ~is_free | np.array(is_control)
+        is_kept = table.classes != _FREE
+        if not CONTROL_NAMES.isdisjoint(numbers):
+            is_kept |= np.array([name in CONTROL_NAMES for name in table.names])
+        outside &= is_kept
         found: dict[str, list[int]] = {}
         for index in np.flatnonzero(outside).tolist():
             name = table.names[index]
