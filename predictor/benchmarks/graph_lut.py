@@ -58,7 +58,10 @@ class KernelTables:
         sweeps = sources.rows(sources.is_sweep)
         logs: dict[str, list[float]] = {graph.digest: [] for graph in sweeps.graphs}
         for target, latency_ms in zip(sweeps.targets, sweeps.latency_ms.T, strict=True):
-            call_ms = call_ms_of(latency_ms[np.isfinite(latency_ms)])
+            known_ms = latency_ms[np.isfinite(latency_ms)]
+            if not len(known_ms):  # a target that ran whole models alone
+                continue
+            call_ms = call_ms_of(known_ms)
             for graph, measured_ms in zip(sweeps.graphs, latency_ms, strict=True):
                 if np.isfinite(measured_ms):
                     entry = entry_of(self.cache.of(graph), target)

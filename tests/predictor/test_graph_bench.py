@@ -185,6 +185,25 @@ def test_nothing_but_what_is_granted_changes_a_prediction(method: GraphMethod) -
     assert honest.device_ms <= budget_ms + (longest_ms if method.name == "graph-lut" else 0.0) + 1e-9
 
 
+def test_a_source_without_single_operators_tells_a_kernel_table_nothing() -> None:
+    job = task()
+    split = GraphSplit("target", TARGETS[2].key, 1)
+    latency_ms = job.data.latency_ms.copy()
+    latency_ms[job.data.is_sweep, 0] = np.nan
+    without = replace(job.data, latency_ms=latency_ms)
+    columns = np.flatnonzero(np.arange(len(TARGETS)) != 0)
+    alone = replace(
+        job.data,
+        targets=tuple(job.data.targets[column] for column in columns),
+        latency_ms=job.data.latency_ms[:, columns],
+    )
+    (tables,) = make_graph_methods("graph-lut", seeds=1, cache=cache())
+    said, expected = (
+        run_split(tables, replace(job, data=data), split).targets[0] for data in (without, alone)
+    )
+    assert said.median_ms == expected.median_ms
+
+
 def test_factors_of_classes_are_found_again() -> None:
     """The fleet's latencies follow the roofline's law, so the roofline explains them, and
     multiply-accumulates do not.
