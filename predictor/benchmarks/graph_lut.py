@@ -58,10 +58,7 @@ class KernelTables:
         sweeps = sources.rows(sources.is_sweep)
         logs: dict[str, list[float]] = {graph.digest: [] for graph in sweeps.graphs}
         for target, latency_ms in zip(sweeps.targets, sweeps.latency_ms.T, strict=True):
-            known_ms = latency_ms[np.isfinite(latency_ms)]
-            if not len(known_ms):  # a target that ran whole models alone
-                continue
-            call_ms = call_ms_of(known_ms)
+            call_ms = call_ms_of(latency_ms[np.isfinite(latency_ms)])
             for graph, measured_ms in zip(sweeps.graphs, latency_ms, strict=True):
                 if np.isfinite(measured_ms):
                     entry = entry_of(self.cache.of(graph), target)
@@ -167,6 +164,8 @@ def _scale(tables: _Adapted, meter: SweepMeter) -> float:
 
 def _filled(entries: Sequence[Entry], known: Floats, rows: Sequence[int], found: Floats) -> Floats:
     """Log ratios of all entries: what was measured, else the sources' with a factor by kind."""
+    if not rows:
+        return known
     off = found - known[rows]
     overall = float(off.mean())
     by_kind: dict[str, list[float]] = {}

@@ -46,8 +46,8 @@ class Entry:
 
 
 def call_ms_of(latency_ms: Floats) -> float:
-    """What a call takes, from the shortest latencies of single operators."""
-    return _CALL_SHARE * float(latency_ms.min())
+    """What a call takes, from the shortest latencies of single operators; 0 where there are none."""
+    return _CALL_SHARE * float(latency_ms.min()) if len(latency_ms) else 0.0
 
 
 def priced(arrays: GraphArrays, target: TargetFacts) -> tuple[KernelTable, Floats]:
@@ -118,7 +118,7 @@ class KernelRatios:
 
     @classmethod
     def of(cls, entries: Sequence[Entry], logs: Floats) -> KernelRatios:
-        """A table of entries with their log ratios (E,)."""
+        """A table of entries with their log ratios (E,); of none, as nominal."""
         rows: dict[str, list[int]] = {}
         classes: dict[int, list[float]] = {}
         for row, entry in enumerate(entries):
@@ -133,7 +133,7 @@ class KernelRatios:
             )
             for kind, chosen in rows.items()
         }
-        return cls(by_kind, by_class, float(np.median(logs)))
+        return cls(by_kind, by_class, float(np.median(logs)) if len(logs) else 0.0)
 
     def at(self, table: KernelTable) -> Floats:
         """Log ratios of kernels (K,)."""

@@ -204,6 +204,18 @@ def test_a_source_without_single_operators_tells_a_kernel_table_nothing() -> Non
     assert said.median_ms == expected.median_ms
 
 
+def test_a_target_without_single_operators_is_nominal_but_for_its_references() -> None:
+    job = task()
+    split = GraphSplit("target", TARGETS[2].key, 1)
+    latency_ms = job.data.latency_ms.copy()
+    latency_ms[job.data.is_sweep, 2] = np.nan
+    data = replace(job.data, latency_ms=latency_ms)
+    (tables,) = make_graph_methods("graph-lut", seeds=1, cache=cache())
+    said = run_split(tables, replace(job, data=data), split).targets[0]
+    assert np.all(np.asarray(said.median_ms) > 0)
+    assert len(said.names) == int(held_out_rows(data, split, job.folds).sum())
+
+
 def test_factors_of_classes_are_found_again() -> None:
     """The fleet's latencies follow the roofline's law, so the roofline explains them, and
     multiply-accumulates do not.
