@@ -187,19 +187,17 @@ class Predictor:
 
     def _deviations(self, estimates: GraphEstimates, described: Sequence[Described]) -> Floats:
         """Half the width of the 90 % interval of the log-latency (N,)."""
-        strange = np.asarray(
-            [
-                sum(one.strange.values())
-                + self._short_share(one)
-                + one.unpacked
-                + (0.0 if CONTROL_NAMES.isdisjoint(one.strange) else _CONTROL_SHARE)
-                for one in described
-            ]
-        )
+        strange = np.asarray([self._strange_share(one) for one in described])
         beyond = self._beyond(estimates.median_ms)
         extra = (_STRANGE_SD * np.minimum(strange, 1.0)) ** 2 + (_UNSEEN_SIZE_SD * beyond) ** 2
         widened: Floats = self._meta.facts.widening * np.sqrt(estimates.deviation**2 + extra)
         return widened
+
+    def _strange_share(self, described: Described) -> float:
+        """Share of the time that no measurement tells of; may exceed one."""
+        has_control = not CONTROL_NAMES.isdisjoint(described.strange)
+        of_kernels = sum(described.strange.values()) + self._short_share(described) + described.unpacked
+        return of_kernels + (_CONTROL_SHARE if has_control else 0.0)
 
     def _short_share(self, described: Described) -> float:
         """Share of the time in products of float16, where nobody knows what they take here."""

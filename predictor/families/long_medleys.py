@@ -43,8 +43,8 @@ def _strided(window: tuple[int, ...], choices: Choices) -> tuple[int, ...]:
 
 def _long(net: Net, x: str, choices: Choices) -> str:
     window = _window(net, x, choices)
-    stride = _strided(window, choices) if min(net.shape(x)[2:]) == 1 or choices.unit() < 0.3 else None
-    stride = stride or (1,) * len(window)
+    is_strided = min(net.shape(x)[2:]) == 1 or choices.unit() < 0.3
+    stride = _strided(window, choices) if is_strided else (1,) * len(window)
     filters = _filters(net, x, choices, window, math.prod(stride), choices.pick(4, 40, 256))
     pads = None if choices.unit() < 0.5 else [0] * 2 * len(window)
     return net.conv(

@@ -34,8 +34,7 @@ FAMILY_VERSION = 1
 _THEMES = (convnets, branching, images, attention, decoders, sequences, mixing)
 _SWEEPS = (
     product_sweeps, moving_sweeps, image_medleys, row_medleys, rare_medleys, signal_medleys, grid_medleys,
-    stack_medleys, byte_medleys, round_medleys, heavy_medleys, oblong_medleys, small_medleys,
-    long_medleys,
+    stack_medleys, byte_medleys, round_medleys, heavy_medleys, oblong_medleys, small_medleys, long_medleys,
 )  # fmt: skip
 
 __all__ = ["FAMILY_VERSION", "Specimen", "specimens"]

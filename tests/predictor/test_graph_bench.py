@@ -28,7 +28,7 @@ from predictor.benchmarks.graph_metrics import Said, far_off, graph_scores, rati
 from predictor.benchmarks.graph_networks import RememberedNetworks
 from predictor.benchmarks.graph_registry import GRAPH_METHODS, make_graph_methods
 from predictor.benchmarks.graph_report import graph_document, graph_lines, method_scores
-from predictor.benchmarks.graph_run import GraphTask, SplitResult, run_split, run_stored
+from predictor.benchmarks.graph_run import GraphTask, SplitResult, TargetPredictions, run_split, run_stored
 from predictor.benchmarks.graph_splits import (
     ALL,
     GraphSplit,
@@ -48,6 +48,7 @@ from predictor.meta_training import MetaConfig
 from tests.predictor.graph_fleet import FAMILIES, TARGETS, cache, fleet
 
 CLOSED_FORMS = ("graph-flops", "graph-roofline", "graph-lut")
+THIRD = GraphSplit("target", TARGETS[2].key, 1)
 
 
 def task() -> GraphTask:
@@ -116,7 +117,7 @@ def test_a_target_goes_with_its_twin(kind: LeftOut) -> None:
 
 def test_trained_networks_are_remembered(tmp_path: Path) -> None:
     """By what they were trained on: the same again is not trained, anything else is."""
-    job, split = task(), GraphSplit("target", TARGETS[2].key, 1)
+    job, split = task(), THIRD
     training = TrainingConfig(members=1, steps=3, hidden=8)
     trainer = RememberedNetworks(tmp_path / "networks")
     ours = PricedSources("laptime", MetaConfig(training=training, folds=2), trainer=trainer)
@@ -165,8 +166,7 @@ def test_nothing_but_what_is_granted_changes_a_prediction(method: GraphMethod) -
     """Every other latency of the left-out target, and every latency of the left-out families, is
     multiplied by a random factor: the predictions stay as they are, bit for bit.
     """
-    job = task()
-    split = GraphSplit("target", TARGETS[2].key, 1)
+    job, split = task(), THIRD
     honest = run_split(method, job, split).targets[0]
     rng = np.random.default_rng(1)
     secret = held_out_rows(job.data, split, job.folds)
@@ -185,35 +185,30 @@ def test_nothing_but_what_is_granted_changes_a_prediction(method: GraphMethod) -
     assert honest.device_ms <= budget_ms + (longest_ms if method.name == "graph-lut" else 0.0) + 1e-9
 
 
-def test_a_source_without_single_operators_tells_a_kernel_table_nothing() -> None:
-    job = task()
-    split = GraphSplit("target", TARGETS[2].key, 1)
-    latency_ms = job.data.latency_ms.copy()
-    latency_ms[job.data.is_sweep, 0] = np.nan
-    without = replace(job.data, latency_ms=latency_ms)
-    columns = np.flatnonzero(np.arange(len(TARGETS)) != 0)
-    alone = replace(
-        job.data,
-        targets=tuple(job.data.targets[column] for column in columns),
-        latency_ms=job.data.latency_ms[:, columns],
-    )
+def by_kernel_tables(data: GraphData) -> TargetPredictions:
+    """Of the third target, with a fold of families left out."""
     (tables,) = make_graph_methods("graph-lut", seeds=1, cache=cache())
-    said, expected = (
-        run_split(tables, replace(job, data=data), split).targets[0] for data in (without, alone)
-    )
-    assert said.median_ms == expected.median_ms
+    return run_split(tables, replace(task(), data=data), THIRD).targets[0]
+
+
+def without_single_operators(data: GraphData, column: int) -> GraphData:
+    latency_ms = data.latency_ms.copy()
+    latency_ms[data.is_sweep, column] = np.nan
+    return replace(data, latency_ms=latency_ms)
+
+
+def test_a_source_without_single_operators_tells_a_kernel_table_nothing() -> None:
+    data = task().data
+    absent = replace(data, targets=data.targets[1:], latency_ms=data.latency_ms[:, 1:])
+    said = by_kernel_tables(without_single_operators(data, 0))
+    assert said.median_ms == by_kernel_tables(absent).median_ms
 
 
 def test_a_target_without_single_operators_is_nominal_but_for_its_references() -> None:
-    job = task()
-    split = GraphSplit("target", TARGETS[2].key, 1)
-    latency_ms = job.data.latency_ms.copy()
-    latency_ms[job.data.is_sweep, 2] = np.nan
-    data = replace(job.data, latency_ms=latency_ms)
-    (tables,) = make_graph_methods("graph-lut", seeds=1, cache=cache())
-    said = run_split(tables, replace(job, data=data), split).targets[0]
+    data = without_single_operators(task().data, 2)
+    said = by_kernel_tables(data)
     assert np.all(np.asarray(said.median_ms) > 0)
-    assert len(said.names) == int(held_out_rows(data, split, job.folds).sum())
+    assert len(said.names) == int(held_out_rows(data, THIRD, task().folds).sum())
 
 
 def test_factors_of_classes_are_found_again() -> None:
