@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from devices.target import Hardware, Runtime
 from predictor.graph import ModelGraph
-from predictor.kernel_costs.pricing import NOMINAL_VIEW, Priced, as_loaded_by
+from predictor.kernel_costs.pricing import NOMINAL_VIEW, Encoded, Priced, as_loaded_by
 from predictor.kernel_costs.table import CLASSES, View
 from predictor.meta_checkpoint import MetaCheckpoint
 
@@ -43,7 +43,11 @@ class Described:
 def describe(graph: ModelGraph, runtime: Runtime, hardware: Hardware, meta: MetaCheckpoint) -> Described:
     """The description of a graph for a target with this runtime and hardware."""
     encoded = meta.pricer.encode(as_loaded_by(graph, runtime))
-    priced = meta.pricer.price(encoded, runtime, hardware)
+    return description_of(graph, encoded, meta.pricer.price(encoded, runtime, hardware), meta)
+
+
+def description_of(graph: ModelGraph, encoded: Encoded, priced: Priced, meta: MetaCheckpoint) -> Described:
+    """The same of a graph that is encoded and priced already."""
     kernel_shares = shares_of_kernels(priced, NOMINAL_VIEW)
     table = encoded.tables[NOMINAL_VIEW]
     numbers = {name: number for number, name in enumerate(dict.fromkeys(table.names))}

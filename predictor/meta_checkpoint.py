@@ -23,16 +23,18 @@ from devices.vocabulary import Value
 from predictor.checkpoint_header import header_text, read_header
 from predictor.errors import CheckpointRejected
 from predictor.few_shot.whole_graphs import HEAD_VERSION
+from predictor.kernel_costs.bins import Bins
 from predictor.kernel_costs.features import FEATURE_COUNT, FEATURE_VERSION
 from predictor.kernel_costs.network import LAYERS, CostNetwork, from_arrays, to_arrays
 from predictor.kernel_costs.pricing import Pricer
 from predictor.kernel_costs.ranges import SIZED, SeenKernels
 from predictor.known_references import KnownReferences
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 MAX_META_BYTES = 5 << 20
 _KEY = "laptime-meta"
 _MOST_WEIGHT = 1e6  # beyond, single precision may overflow
+_LEAST_WIDTH = 1e-9  # of a piece
 _MOST_WIDENING = 100.0
 _MOST_LOG_RATIO = 10.0  # of measured to said: beyond, nothing was measured
 _SHIPPED = ("predictor.checkpoints", "meta.safetensors")
@@ -132,21 +134,37 @@ def shipped() -> MetaCheckpoint:
 
 
 def _check(facts: MetaFacts, network: CostNetwork, seen: NDArray[np.float64]) -> None:
-    sources = len(facts.sources)
+    sources, bins = len(facts.sources), network.bins
+    if not _is_sound(bins):
+        raise CheckpointRejected(
+            f"the meta-learned checkpoint is damaged: the {len(bins)} pieces of its features must be of the "
+            f"{FEATURE_COUNT} there are, start within {_MOST_WEIGHT:g} and be wider than {_LEAST_WIDTH:g}"
+        )
+    inputs = FEATURE_COUNT + len(bins)
     for member in network.members:
         shapes = [weight.shape for weight in member.weights]
-        sizes = (FEATURE_COUNT, *(bias.size for bias in member.biases))
+        sizes = (inputs, *(bias.size for bias in member.biases))
         is_chained = shapes == list(pairwise(sizes)) and all(bias.ndim == 1 for bias in member.biases)
         is_bounded = all(np.all(np.abs(array) <= _MOST_WEIGHT) for array in (*member.weights, *member.biases))
         if not is_chained or sizes[-1] != sources or not is_bounded:
             raise CheckpointRejected(
                 f"the meta-learned checkpoint is damaged: its layers have shapes {shapes}, expected "
-                f"{FEATURE_COUNT} features and {sources} sources, all numbers within {_MOST_WEIGHT:g}"
+                f"{inputs} inputs and {sources} sources, all numbers within {_MOST_WEIGHT:g}"
             )
     if seen.shape != (len(facts.seen_names), 2, len(SIZED)) or not np.isfinite(seen).all():
         raise CheckpointRejected(
             f"the meta-learned checkpoint is damaged: its sizes have shape {seen.shape} and must be finite"
         )
+
+
+def _is_sound(bins: Bins) -> bool:
+    shapes = {bins.fields.shape, bins.starts.shape, bins.widths.shape}
+    return (
+        shapes == {(len(bins),)}
+        and bool(np.all((bins.fields >= 0) & (bins.fields < FEATURE_COUNT)))
+        and bool(np.all(np.abs(bins.starts) <= _MOST_WEIGHT))
+        and bool(np.all((bins.widths >= _LEAST_WIDTH) & (bins.widths <= _MOST_WEIGHT)))
+    )
 
 
 def _check_references(facts: MetaFacts, ratios: NDArray[np.float32]) -> None:

@@ -42,12 +42,13 @@ FEWEST_REFERENCES = 6
 _COVERAGE = 0.9
 _LEAST_WIDENING = 1.0
 _CALIBRATION_STEPS = 1000
+_CALIBRATION_MEMBERS = 2  # one of each kind
 
 
 @dataclass(frozen=True, slots=True)
 class MetaConfig:
     """How a checkpoint is made. `calibration`: how the networks are trained that only calibrate; by default
-    as the others, one at a time and no longer than `_CALIBRATION_STEPS`.
+    as the others, no more of them than `_CALIBRATION_MEMBERS` and no longer than `_CALIBRATION_STEPS`.
     """
 
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -59,7 +60,8 @@ class MetaConfig:
     def of_folds(self) -> TrainingConfig:
         """What `calibration` says."""
         steps = min(self.training.steps, _CALIBRATION_STEPS)
-        return self.calibration or replace(self.training, members=1, steps=steps)
+        members = min(self.training.members, _CALIBRATION_MEMBERS)
+        return self.calibration or replace(self.training, members=members, steps=steps)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from predictor.checkpoint import Checkpoint
-from predictor.description import Described, describe, shares_of_kernels
+from predictor.description import Described, describe, description_of, shares_of_kernels
 from predictor.errors import CheckpointRejected, PredictorError
 from predictor.few_shot.target import AdaptedGraphs, GraphEstimates
 from predictor.graph import ModelGraph
@@ -153,7 +153,8 @@ class Predictor:
         view = own if own in encoded.tables else View.FUSED
         priced = self._meta.pricer.price(encoded, self._target.runtime, self._target.hardware)
         shares = shares_of_kernels(priced, view)
-        median_ms = self.predict(graph).median_ms
+        described = description_of(graph, encoded, priced, self._meta)
+        median_ms = self.predict_described([described])[0].median_ms
         kernels = kernels_in(loaded, view)
         rows = [
             LayerShare(

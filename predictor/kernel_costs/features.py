@@ -62,6 +62,7 @@ _BEFORE = _FLAGS + len(Flag)
 _BEHIND = _BEFORE + len(Neighbour)
 _CLASSES = _BEHIND + len(Neighbour)
 _KINDS = _CLASSES + len(CLASSES)
+COMPANY = tuple(range(_LAST_FILLED, _FLAGS))  # what is the same for all kernels of a graph in a view
 _PRECISIONS = _KINDS + len(KIND_NAMES)
 
 

@@ -4,6 +4,10 @@ models are among the examples.
 The loss is the robust error of log-latency (Huber). An output is a part that all sources share, plus one that
 those of an engine share, plus its own. The two latter decay, the own ones more: a source with few
 measurements is told by the others, by those of its engine first.
+
+Every second member of an ensemble does not see what else is in a kernel's graph. What it is there for is real
+(other weights want the caches too), but it also tells training's graphs apart; members that see it miss
+unknown graphs alike, whatever chance had them begin with, and those that do not miss others.
 """
 
 from __future__ import annotations
@@ -16,6 +20,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from predictor.kernel_costs.bins import Bins
+from predictor.kernel_costs.features import COMPANY
 from predictor.kernel_costs.muon import Muon
 from predictor.kernel_costs.network import MOST, CostNetwork, Member
 from predictor.kernel_costs.training_config import (
@@ -59,12 +65,41 @@ class Examples:
     engines: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _Inputs:
+    """How a member sees features: with pieces of their ranges behind them, and all centred and scaled by
+    `centre` and `spread` (F + B,).
+    """
+
+    bins: Bins
+    centre: Tensor
+    spread: Tensor
+
+    @classmethod
+    def of(cls, features: NDArray[np.float32], bins: Bins, unseen: Sequence[int]) -> _Inputs:
+        """Features by their means and standard deviations over all kernels (K, F); `unseen` ones, and their
+        pieces, say nothing.
+        """
+        centre, spread = features.mean(axis=0), features.std(axis=0)
+        spread[spread < _LEAST_SPREAD] = 1.0  # what does not vary says nothing
+        spread[list(unseen)] = np.inf
+        of_pieces = np.where(np.isin(bins.fields, unseen), np.inf, 1.0)
+        return cls(
+            bins,
+            torch.from_numpy(np.concatenate([centre, np.zeros(len(bins))]).astype(np.float32)),
+            torch.from_numpy(np.concatenate([spread, of_pieces]).astype(np.float32)),
+        )
+
+    def seen(self, features: NDArray[np.float32]) -> Tensor:
+        """(K, F + B) of (K, F)."""
+        return (torch.from_numpy(self.bins.encoded(features)) - self.centre) / self.spread
+
+
 class _Network(nn.Module):
-    def __init__(self, centre: Tensor, spread: Tensor, hidden: int, engines: Sequence[str]) -> None:
+    def __init__(self, inputs: int, hidden: int, engines: Sequence[str]) -> None:
         super().__init__()
         names = sorted(set(engines))
-        self.centre, self.spread = centre, spread
-        self.first = nn.Linear(len(centre), hidden)
+        self.first = nn.Linear(inputs, hidden)
         self.second = nn.Linear(hidden, hidden)
         self.shared = nn.Linear(hidden, 1)
         self.engine = nn.Linear(hidden, len(names))
@@ -80,7 +115,7 @@ class _Network(nn.Module):
         return weight, self.shared.bias + self.engine.bias[self.places] + self.own.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        x = nn.functional.silu(self.first((x - self.centre) / self.spread))
+        x = nn.functional.silu(self.first(x))
         x = nn.functional.silu(self.second(x))
         return MOST * torch.tanh(nn.functional.linear(x, *self.last()) / MOST)
 
@@ -89,21 +124,23 @@ def train(
     examples: Examples, config: TrainingConfig, report: Callable[[str], None] = lambda _: None
 ) -> CostNetwork:
     """All members, one after the other. Deterministic for a seed and a number of threads."""
+    features = np.concatenate([view.features for view in examples.views])
+    bins = Bins.of(features, config.bins)
     members = []
     for number in range(config.members):
-        network = _train_one(examples, config, config.seed + number, report)
-        members.append(_exported(network))
-    return CostNetwork(tuple(members))
+        inputs = _Inputs.of(features, bins, unseen=COMPANY if number % 2 else ())
+        network = _train_one(examples, inputs, config, config.seed + number, report)
+        members.append(_exported(network, inputs))
+    return CostNetwork(tuple(members), bins)
 
 
 def _train_one(
-    examples: Examples, config: TrainingConfig, seed: int, report: Callable[[str], None]
+    examples: Examples, inputs: _Inputs, config: TrainingConfig, seed: int, report: Callable[[str], None]
 ) -> _Network:
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    data = _Data.of(examples)
-    centre, spread = _standard(examples.views)
-    network = _Network(centre, spread, config.hidden, examples.engines)
+    data = _Data.of(examples, inputs)
+    network = _Network(len(inputs.centre), config.hidden, examples.engines)
     hidden = [network.first.weight, network.second.weight]
     adam = torch.optim.AdamW(_groups(network, config), lr=config.learning_rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -149,14 +186,14 @@ class _View:
     starts: NDArray[np.int64]
 
     @classmethod
-    def of(cls, view: ViewExamples, latency_ms: Floats) -> _View:
+    def of(cls, view: ViewExamples, latency_ms: Floats, inputs: _Inputs) -> _View:
         order = np.argsort(view.graphs, kind="stable")
         graphs, timed = len(latency_ms), view.timed[order]
         whole = latency_ms[view.graphs[order]][:, view.sources]  # (K, s)
         known = np.isfinite(timed) & np.isfinite(whole) & (timed > _LEAST_TIMED_MS)
         shares = np.where(known, np.minimum(timed / np.where(known, whole, 1.0), 1.0), 0.0)
         return cls(
-            features=torch.from_numpy(view.features[order]),
+            features=inputs.seen(view.features[order]),
             nominal=torch.from_numpy(view.nominal[order].astype(np.float32)),
             log_timed=torch.from_numpy(np.log(np.where(known, timed, 1.0)).astype(np.float32)),
             shares=torch.from_numpy(shares.astype(np.float32)),
@@ -178,12 +215,12 @@ class _Data:
     weights: Tensor
 
     @classmethod
-    def of(cls, examples: Examples) -> _Data:
+    def of(cls, examples: Examples, inputs: _Inputs) -> _Data:
         measured = np.isfinite(examples.latency_ms)
         weights = measured * examples.weights[:, None]
         log_ms = np.log(np.where(measured, examples.latency_ms, 1.0))
         return cls(
-            views=[_View.of(view, examples.latency_ms) for view in examples.views],
+            views=[_View.of(view, examples.latency_ms, inputs) for view in examples.views],
             log_ms=torch.from_numpy(log_ms.astype(np.float32)),
             weights=torch.from_numpy(weights.astype(np.float32)),
         )
@@ -216,19 +253,11 @@ class _Data:
         return whole / (weights.sum() * config.huber)
 
 
-def _standard(views: Sequence[ViewExamples]) -> tuple[Tensor, Tensor]:
-    """Means and standard deviations (F,) of the features over all kernels."""
-    rows = np.concatenate([view.features for view in views])
-    spread = rows.std(axis=0)
-    spread[spread < _LEAST_SPREAD] = 1.0  # what does not vary says nothing
-    return torch.from_numpy(rows.mean(axis=0)), torch.from_numpy(spread)
-
-
-def _exported(network: _Network) -> Member:
+def _exported(network: _Network, inputs: _Inputs) -> Member:
     """Weights as inference takes them, the standardisation of features within the first layer."""
-    first = network.first.weight / network.spread
+    first = network.first.weight / inputs.spread
     layers = [
-        (first, network.first.bias - first @ network.centre),
+        (first, network.first.bias - first @ inputs.centre),
         (network.second.weight, network.second.bias),
         network.last(),
     ]

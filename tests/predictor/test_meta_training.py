@@ -15,7 +15,7 @@ from onnx import helper
 from predictor.adapt import TargetFacts, adapt
 from predictor.campaign.examples import MeasuredModel, MeasuredModels, examples_of
 from predictor.graph import ModelGraph
-from predictor.kernel_costs.features import FEATURE_COUNT
+from predictor.kernel_costs.features import COMPANY, FEATURE_COUNT
 from predictor.kernel_costs.network import to_arrays
 from predictor.kernel_costs.pricing import Pricer, encode
 from predictor.kernel_costs.table import View
@@ -198,14 +198,24 @@ def test_folds_hold_whole_families_and_never_the_reference_set(data: MeasuredMod
         assert left == {"convs", "products", "curves"} - set(fold)
 
 
-def test_networks_that_only_calibrate_are_single_and_trained_no_longer_than_needed() -> None:
+def test_every_second_member_does_not_see_what_else_is_in_a_graph(data: MeasuredModels) -> None:
+    network = train(examples_of(data), replace(QUICK, members=3))
+    is_company = np.isin(np.arange(FEATURE_COUNT), COMPANY)
+    unseen = np.concatenate([is_company, np.isin(network.bins.fields, COMPANY)])
+    assert np.isin(network.bins.fields, COMPANY).any()
+    for number, member in enumerate(network.members):
+        is_used = np.abs(member.weights[0]).max(axis=1) > 0
+        np.testing.assert_array_equal(is_used, ~unseen if number == 1 else np.ones_like(unseen))
+
+
+def test_networks_that_only_calibrate_are_trained_no_longer_than_needed() -> None:
     long = MetaConfig(training=TrainingConfig(members=3, steps=5000, hidden=16))
-    assert long.of_folds == TrainingConfig(members=1, steps=1000, hidden=16)
+    assert long.of_folds == TrainingConfig(members=2, steps=1000, hidden=16)
     assert MetaConfig(training=QUICK).of_folds.steps == QUICK.steps
     assert MetaConfig(calibration=QUICK).of_folds is QUICK
 
 
-def arrays_of(data: MeasuredModels) -> dict[str, NDArray[np.float32]]:
+def arrays_of(data: MeasuredModels) -> dict[str, NDArray[np.generic]]:
     return to_arrays(trained(data).network)
 
 
