@@ -21,7 +21,7 @@ _TRAINING = "predictor.meta_training"
 def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add `train` to a command line; `HANDLERS` run it."""
     usual = TrainingConfig()
-    train = commands.add_parser("train", help="make the meta-learned checkpoint of a dataset (20 minutes)")
+    train = commands.add_parser("train", help="make the meta-learned checkpoint of a dataset (half an hour)")
     train.add_argument("--dataset", type=Path, required=True, metavar="FILE", help="Parquet, from `dataset`")
     train.add_argument("--out", type=Path, required=True, metavar="FILE", help="safetensors")
     train.add_argument("--steps", type=int, default=usual.steps, metavar="N",
