@@ -31,6 +31,7 @@ Floats = NDArray[np.float64]
 _STRANGE_SD = 0.7  # of the log of what kernels take that no measurement came near
 _CONTROL_SHARE = 0.5  # of the time, as which an operator counts that starts others and was never measured
 _UNSEEN_SIZE_SD = 0.1  # per factor e outside of the measured latencies
+_BLOCK = 500  # graphs at once: what more of them need leaves the caches
 _REPORTED_SHARE = 0.1  # of the time: below, a strange kernel is not worth a word
 _REPORTED_FACTOR = 5.0  # outside of the measured latencies
 _REPORTED_HALF = 1.0  # of the 90 % interval of the log latency, on each side
@@ -182,6 +183,16 @@ class Predictor:
         )
 
     def _estimates(self, described: Sequence[Described]) -> GraphEstimates:
+        parts = [
+            self._estimates_of_some(described[start : start + _BLOCK])
+            for start in range(0, len(described), _BLOCK)
+        ]
+        return GraphEstimates(
+            np.concatenate([part.median_ms for part in parts]),
+            np.concatenate([part.deviation for part in parts]),
+        )
+
+    def _estimates_of_some(self, described: Sequence[Described]) -> GraphEstimates:
         total_ms = np.stack([one.total_ms for one in described])
         class_ms = np.stack([one.class_ms for one in described])
         return self._adapted.estimate(*self._with_pooled(total_ms, class_ms))

@@ -84,6 +84,18 @@ def test_intervals_hold_as_often_as_they_say(coverage: float, most: float) -> No
     assert np.median(widths) < 1.7  # not by being uselessly wide
 
 
+def test_graphs_are_predicted_alike_however_many_are_asked_for() -> None:
+    predictor = adapted(made_up())
+    described = [predictor.describe(graph) for _, graph in reference_graphs()]
+    alone = [predictor.predict_described([one])[0] for one in described]
+    together = predictor.predict_described(described * 130)
+    assert len(together) == 130 * len(described) > 1000
+    for place, said in enumerate(together):
+        expected = alone[place % len(alone)]
+        assert said.median_ms == pytest.approx(expected.median_ms)
+        assert said.upper_ms == pytest.approx(expected.upper_ms)
+
+
 def test_adapting_is_deterministic_and_blind_to_order() -> None:
     observations = SyntheticTarget.drawn(np.random.default_rng(3)).observations(np.random.default_rng(4))
     data = adapt(facts(), observations, meta=META).to_bytes()
