@@ -189,6 +189,29 @@ def image_medley(design: Design) -> Point:
     batch, count = design.pick(1, 1, 1, 1, 1, 2, 4), design.log(3, 14)
     while batch * channels * side * side > _MOST.numbers:
         channels = max(channels // 2, 1)
+    return _composed_at(design, (batch, channels, side), count)
+
+
+def image_batch(design: Design) -> Point:
+    """The same blocks on a batch of small images, as training and servers have them."""
+    batch, side = design.log(6, 128), design.log(4, 56)
+    channels, count = design.channels(3, 256), design.log(3, 12)
+    while batch * channels * side * side > _MOST.numbers and channels > 1:
+        channels = max(channels // 2, 1)
+    while batch * channels * side * side > _MOST.numbers:
+        batch //= 2
+    return _composed_at(design, (batch, channels, side), count)
+
+
+def many_images(design: Design) -> Point:
+    """As many of the blocks as whole networks have."""
+    side, channels, count = design.log(7, 96), design.channels(3, 96), design.log(15, 56)
+    return _composed_at(design, (1, channels, side), count)
+
+
+def _composed_at(design: Design, sizes: tuple[int, int, int], count: int) -> Point:
+    """`sizes`: of the batch, of its channels, and of the sides of its images."""
+    batch, channels, side = sizes
     text = label(c=channels, s=side, n=count, b=batch)
 
     def draw(net: Net) -> None:
@@ -204,4 +227,6 @@ SWEEPS = (
     Sweep("medley-images", 400, image_medley, "ffqfffqffh", least_opset=11),
     # ONNX Runtime leaves weights as they are that the caller may replace; what converts files does not.
     Sweep("medley-replaceable-images", 50, image_medley, "f", least_opset=11, lists_weights=True),
+    Sweep("medley-image-batches", 120, image_batch, "ffqfffqffh", least_opset=11),
+    Sweep("medley-many-images", 90, many_images, "ffqfffqffh", least_opset=11),
 )

@@ -178,6 +178,20 @@ def row_medley(design: Design) -> Point:
     return Point(text, lambda net: _drawn(net, design.dice(text), shape, count, _BLOCKS), 0.0)
 
 
+def many_rows(design: Design) -> Point:
+    """The same with as many blocks as whole networks have."""
+    text, shape, count = _many_rows(design, narrowest=1, fewest=15)
+    return Point(text, lambda net: _drawn(net, design.dice(text), shape, count, _BLOCKS), 0.0)
+
+
+def many_steps(design: Design) -> Point:
+    """A row or a few through as many."""
+    length, size, count = design.pick(1, 1, 1, 2, 4, 8), design.log(2, 64) * 16, design.log(20, 60)
+    text = label(m=length, k=size, n=count)
+    shape = (1, length, size)
+    return Point(text, lambda net: _drawn(net, design.dice(text), shape, count, _LEAN_BLOCKS), 0.0)
+
+
 def packed_medley(design: Design) -> Point:
     """The same with a product first, so that there are weights to pack."""
     text, shape, count = _many_rows(design, narrowest=2, fewest=2)
@@ -231,4 +245,6 @@ SWEEPS = (
     Sweep("medley-steps", 200, step_medley, "fdfwfdwfqf", least_opset=14),
     Sweep("medley-streams", 100, stream_medley, "ffdfwf", least_opset=14),
     Sweep("medley-packed-rows", 40, packed_medley, "p", least_opset=14, is_round=True),
+    Sweep("medley-many-rows", 60, many_rows, "fdfqfdwfqh", least_opset=14),
+    Sweep("medley-many-steps", 50, many_steps, "fdfwfdwfqf", least_opset=14),
 )

@@ -69,6 +69,10 @@ PINNED = {
     "medley-replaceable-images/c8-s145-n6-b1/fp32": "a75d9d6edf42",
     "medley-long-waves/c1-s563-n3-i0/int8": "8578d2e382c8",
     "medley-long-pictures/c8-s43x47-n8/fp32": "8a90cc57543d",
+    "medley-image-batches/c7-s5-n5-b67/int8": "9935925ef91b",
+    "medley-many-images/c8-s55-n15-b1/int8": "e8fa5ef46994",
+    "medley-many-rows/m320-k64-n23-b1/w4": "c41f6fe7b5b5",
+    "medley-many-steps/m1-k336-n23/int8-dynamic": "50be673ebd6b",
 }
 
 
