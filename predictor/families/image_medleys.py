@@ -187,8 +187,7 @@ def image_medley(design: Design) -> Point:
     """Blocks of convolutional networks on images of any size."""
     side, channels = design.log(7, 160), design.channels(3, 256)
     batch, count = design.pick(1, 1, 1, 1, 1, 2, 4), design.log(3, 14)
-    while batch * channels * side * side > _MOST.numbers:
-        channels = max(channels // 2, 1)
+    channels = _MOST.halved(channels, batch * side * side)
     return _composed_at(design, (batch, channels, side), count)
 
 
@@ -196,8 +195,7 @@ def image_batch(design: Design) -> Point:
     """The same blocks on a batch of small images, as training and servers have them."""
     batch, side = design.log(6, 128), design.log(4, 56)
     channels, count = design.channels(3, 256), design.log(3, 12)
-    while batch * channels * side * side > _MOST.numbers and channels > 1:
-        channels = max(channels // 2, 1)
+    channels = _MOST.halved(channels, batch * side * side)
     while batch * channels * side * side > _MOST.numbers:
         batch //= 2
     return _composed_at(design, (batch, channels, side), count)

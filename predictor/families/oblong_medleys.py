@@ -138,8 +138,7 @@ def oblong_medley(design: Design) -> Point:
     side, form = design.log(12, 224), design.log(2, 24)
     channels, count = design.channels(1, 256), design.log(3, 16)
     height, width = max(round(side / math.sqrt(form)), 2), round(side * math.sqrt(form))
-    while channels * height * width > _MOST.numbers:
-        channels = max(channels // 2, 1)
+    channels = _MOST.halved(channels, height * width)
     if design.unit() < 0.2:
         height, width = width, height
     text = label(c=channels, s=(height, width), n=count)

@@ -8,7 +8,7 @@ import math
 
 from predictor.families.layers import Net
 from predictor.families.sequences import unrolled
-from predictor.families.sweeps import Block, Choices, Design, Dice, Point, Sweep, composed, label
+from predictor.families.sweeps import Block, Choices, Design, Point, Sweep, composed, label
 
 _CURVES = ("Relu", "gelu", "gelu", "silu", "silu", "Tanh", "Sigmoid", "Softplus", "Erf")
 _MOST_MACS = 1.5e8  # of one block
@@ -157,9 +157,14 @@ _LEAN_BLOCKS: tuple[Block, ...] = (  # of models that run one position at a time
 )  # fmt: skip
 
 
-def _drawn(net: Net, dice: Dice, shape: tuple[int, int, int], count: int, blocks: tuple[Block, ...]) -> None:
-    x = net.input("rows", *shape)
-    net.outputs.append(composed(net, x, count, blocks, dice))
+def _composed_at(
+    design: Design, text: str, shape: tuple[int, int, int], count: int, blocks: tuple[Block, ...]
+) -> Point:
+    def draw(net: Net) -> None:
+        x = net.input("rows", *shape)
+        net.outputs.append(composed(net, x, count, blocks, design.dice(text)))
+
+    return Point(text, draw, 0.0)
 
 
 def _many_rows(design: Design, *, narrowest: int, fewest: int) -> tuple[str, tuple[int, int, int], int]:
@@ -174,22 +179,19 @@ def _many_rows(design: Design, *, narrowest: int, fewest: int) -> tuple[str, tup
 
 def row_medley(design: Design) -> Point:
     """Many rows: texts, image patches, frames of sound."""
-    text, shape, count = _many_rows(design, narrowest=1, fewest=3)
-    return Point(text, lambda net: _drawn(net, design.dice(text), shape, count, _BLOCKS), 0.0)
+    return _composed_at(design, *_many_rows(design, narrowest=1, fewest=3), _BLOCKS)
 
 
 def many_rows(design: Design) -> Point:
     """The same with as many blocks as whole networks have."""
-    text, shape, count = _many_rows(design, narrowest=1, fewest=15)
-    return Point(text, lambda net: _drawn(net, design.dice(text), shape, count, _BLOCKS), 0.0)
+    return _composed_at(design, *_many_rows(design, narrowest=1, fewest=15), _BLOCKS)
 
 
 def many_steps(design: Design) -> Point:
     """A row or a few through as many."""
     length, size, count = design.pick(1, 1, 1, 2, 4, 8), design.log(2, 64) * 16, design.log(20, 60)
     text = label(m=length, k=size, n=count)
-    shape = (1, length, size)
-    return Point(text, lambda net: _drawn(net, design.dice(text), shape, count, _LEAN_BLOCKS), 0.0)
+    return _composed_at(design, text, (1, length, size), count, _LEAN_BLOCKS)
 
 
 def packed_medley(design: Design) -> Point:
@@ -208,8 +210,7 @@ def step_medley(design: Design) -> Point:
     length, size = design.pick(1, 1, 1, 1, 2, 4, 8), design.log(2, 96) * 16
     batch, count = design.pick(1, 1, 1, 1, 1, 2, 8), design.log(3, 20)
     text = label(m=length, k=size, n=count, b=batch)
-    shape = (batch, length, size)
-    return Point(text, lambda net: _drawn(net, design.dice(text), shape, count, _LEAN_BLOCKS), 0.0)
+    return _composed_at(design, text, (batch, length, size), count, _LEAN_BLOCKS)
 
 
 def stream_medley(design: Design) -> Point:

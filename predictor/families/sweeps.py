@@ -119,6 +119,14 @@ class Bounds(NamedTuple):
         places = batch * math.prod(sizes)
         return min(self.macs / (places * channels * window), self.numbers / places, self.channels)
 
+    def halved(self, channels: int, places: int) -> int:
+        """Channels, as often halved as it takes for an image of so many places, all of its batch together;
+        one at least.
+        """
+        while channels > 1 and places * channels > self.numbers:
+            channels //= 2
+        return channels
+
 
 @dataclass(frozen=True, slots=True)
 class Point:
