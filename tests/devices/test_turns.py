@@ -12,7 +12,7 @@ from devices.turns import alone, among_others
 
 
 def entered(block: threading.Thread, flag: threading.Event, *, within_s: float) -> bool:
-    if not block.is_alive():
+    if block.ident is None:  # it may have been through already
         block.start()
     return flag.wait(within_s)
 
