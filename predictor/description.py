@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from devices.target import Hardware, Runtime
 from predictor.graph import ModelGraph
-from predictor.kernel_costs.pricing import NOMINAL_VIEW, Encoded, Priced, as_loaded_by
+from predictor.kernel_costs.pricing import MOST_COMMON_VIEW, Encoded, Priced, as_loaded_by
 from predictor.kernel_costs.table import CLASSES, View
 from predictor.meta_checkpoint import MetaCheckpoint
 
@@ -23,7 +23,7 @@ _FLOAT_PRODUCTS = ("MatMul", "Gemm", "Conv")
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """One graph. `total_ms` (S,) and `class_ms` (S, C) of the sources, the nominal machine among them;
+    """One graph. `total_ms` (S,) and `class_ms` (S, C) of the sources, the nominal machines among them;
     `shares` of the time by name of kernel; `strange`: names of kernels that no measurement came near, with
     their share; `unpacked`: the share of products in floats whose weights may come from integers.
     """
@@ -48,8 +48,8 @@ def describe(graph: ModelGraph, runtime: Runtime, hardware: Hardware, meta: Meta
 
 def description_of(graph: ModelGraph, encoded: Encoded, priced: Priced, meta: MetaCheckpoint) -> Described:
     """The same of a graph that is encoded and priced already."""
-    kernel_shares = shares_of_kernels(priced, NOMINAL_VIEW)
-    table = encoded.tables[NOMINAL_VIEW]
+    kernel_shares = shares_of_kernels(priced, MOST_COMMON_VIEW)
+    table = encoded.tables[MOST_COMMON_VIEW]
     numbers = {name: number for number, name in enumerate(dict.fromkeys(table.names))}
     summed = np.bincount([numbers[name] for name in table.names], weights=kernel_shares)
     shares = dict(zip(numbers, summed.tolist(), strict=True))

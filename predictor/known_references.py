@@ -39,7 +39,7 @@ class KnownReferences:
         return KnownReferences({digest: own for digest, own in kept.items() if np.isfinite(own).any()})
 
     def corrected(self, digest: str, total_ms: Floats, class_ms: Floats) -> tuple[Floats, Floats]:
-        """What the sources would take for a graph, (S + 1,) and by class (S + 1, C) with the nominal machine
+        """What the sources would take for a graph, (S + N,) and by class (S + N, C) with the nominal machines
         last, as what they took says; unchanged for a graph that is not known. For a source that did not run
         it, the mean of the sources that did says as much.
         """
@@ -48,12 +48,12 @@ class KnownReferences:
             return total_ms, class_ms
         logs = own.astype(np.float64)
         logs = np.where(np.isfinite(logs), logs, np.nanmean(logs))
-        factors = np.exp(np.append(logs, 0.0))
+        factors = np.exp(np.append(logs, np.zeros(len(total_ms) - len(logs))))
         return total_ms * factors, class_ms * factors[:, None]
 
     def all_corrected(
         self, digests: Sequence[str], total_ms: Floats, class_ms: Floats
     ) -> tuple[Floats, Floats]:
-        """The same of N graphs, (N, S + 1) and (N, S + 1, C); at least one."""
+        """The same of N graphs, (N, S + M) and (N, S + M, C), M of them nominal; at least one."""
         pairs = [self.corrected(*one) for one in zip(digests, total_ms, class_ms, strict=True)]
         return np.stack([total for total, _ in pairs]), np.stack([by_class for _, by_class in pairs])

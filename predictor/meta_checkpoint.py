@@ -30,7 +30,7 @@ from predictor.kernel_costs.pricing import Pricer
 from predictor.kernel_costs.ranges import SIZED, SeenKernels
 from predictor.known_references import KnownReferences
 
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 MAX_META_BYTES = 5 << 20
 _KEY = "laptime-meta"
 _MOST_WEIGHT = 1e6  # beyond, single precision may overflow
@@ -48,6 +48,15 @@ class Source(Value):
     hardware: Hardware
 
 
+class Widenings(Value):
+    """Standard deviations on each side of what holds 90 % of the latencies: of targets whose engine is among
+    the sources, and of those whose engine no source has.
+    """
+
+    of_known_engines: float = Field(gt=0, le=_MOST_WIDENING)
+    of_strangers: float = Field(gt=0, le=_MOST_WIDENING)
+
+
 class MetaFacts(Value):
     """What a meta-learned checkpoint was made from, and how it predicts. `command` makes it again."""
 
@@ -58,7 +67,7 @@ class MetaFacts(Value):
     members: int = Field(ge=1)
     seen_names: tuple[str, ...]
     references: tuple[str, ...] = ()  # digests of the models that the sources were asked to run
-    widening: float = Field(gt=0, le=_MOST_WIDENING)  # standard deviations on each side of 90 %
+    widenings: Widenings
     dataset_sha256: str
     command: str
     model_count: int

@@ -3,8 +3,8 @@
 The cost network is trained on all models and targets but the reference set, which is what a new target
 measures: those ten must be as new to the network as the models that people bring. How wide intervals must be
 is learned by leaving out: networks that never saw some families predict them on each target in turn, which is
-adapted from its reference measurements, once with its engine's other targets among the sources and once
-without.
+adapted from its reference measurements, once with its engine's other targets among the sources (but for its
+twins, the same runtime on such a processor) and once without.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from predictor.checkpoint import TargetFacts
 from predictor.errors import PredictorError
 from predictor.few_shot.target import AdaptedGraphs
 from predictor.kernel_costs.network import CostNetwork
-from predictor.kernel_costs.pricing import NOMINAL_VIEW, Encoded, Pricer
+from predictor.kernel_costs.pricing import MOST_COMMON_VIEW, NOMINAL_COUNT, Encoded, Pricer
 from predictor.kernel_costs.ranges import SeenKernels
-from predictor.kernel_costs.table import View
+from predictor.kernel_costs.table import View, view_of
 from predictor.kernel_costs.training import Examples, TrainingConfig, train
 from predictor.known_references import KnownReferences
-from predictor.meta_checkpoint import MetaCheckpoint, MetaFacts, Source
+from predictor.meta_checkpoint import MetaCheckpoint, MetaFacts, Source, Widenings
 from predictor.reference_set import telling
-from predictor.resemblance import expectations
+from predictor.resemblance import expectations, is_twin, knows_engine
 from predictor.roofline import Machine
 
 Floats = NDArray[np.float64]
@@ -66,7 +66,7 @@ class MetaConfig:
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """What a network and the nominal machine say of G models: `total_ms` (G, S + 1), `class_ms` (G, S + 1,
+    """What a network and N nominal machines say of G models: `total_ms` (G, S + N), `class_ms` (G, S + N,
     C).
     """
 
@@ -105,7 +105,7 @@ def train_meta(
             f"the dataset holds {len(data.models)} models that can be rebuilt, all of the reference set; "
             "measure families too (`laptime-predictor campaign`)"
         )
-    widening = calibrated_widening(data, config, report, trainer)
+    widenings = calibrated_widenings(data, config, report, trainer)
     report(f"training on {len(learned.models)} models and {len(data.targets)} targets")
     network = trainer(examples_of(learned), config.training, report)
     seen = SeenKernels.of([table for model in data.models for table in model.encoded.tables.values()])
@@ -121,7 +121,7 @@ def train_meta(
         members=config.training.members,
         seen_names=tuple(sorted(seen.bounds)),
         references=tuple(sorted(references.log_ratios)),
-        widening=widening,
+        widenings=widenings,
         dataset_sha256=dataset_sha256,
         command=command,
         model_count=len(data.models),
@@ -137,13 +137,14 @@ def family_folds(data: MeasuredModels, count: int, seed: int) -> list[tuple[str,
     return [tuple(families[index] for index in order[start::count]) for start in range(count)]
 
 
-def calibrated_widening(
+def calibrated_widenings(
     data: MeasuredModels, config: MetaConfig, report: Report = lambda _: None, trainer: Trainer = train
-) -> float:
+) -> Widenings:
     """Standard deviations on each side that held 90 % of the models of left-out families on left-out
-    targets.
+    targets, where others of their engine stayed and where none did.
     """
-    misses: list[Floats] = []
+    kin: list[Floats] = []
+    strangers: list[Floats] = []
     for fold in family_folds(data, config.folds, config.seed):
         report(f"calibrating without {', '.join(fold)}")
         network_data = without_families(data, fold)
@@ -151,12 +152,15 @@ def calibrated_widening(
         known, network = witnessed(data, network)
         judged = of_families(known, (*fold, REFERENCE_FAMILY))
         pricer = Pricer.of(network, [target.runtime for target in known.targets])
-        misses += list(_misses(judged, pricer, fold))
-    if not misses:
-        return _LEAST_WIDENING
-    # every target counts the same, however many of the models it runs
+        for is_stranger, misses in _misses(judged, pricer, fold):
+            (strangers if is_stranger else kin).append(misses)
+    return Widenings(of_known_engines=_holding(kin or strangers), of_strangers=_holding(strangers or kin))
+
+
+def _holding(misses: Sequence[Floats]) -> float:
+    """What holds so many of each target's; every target counts the same, however many models it runs."""
     quantiles = [float(np.quantile(own, _COVERAGE)) for own in misses]
-    return max(float(np.mean(quantiles)), _LEAST_WIDENING)
+    return max(float(np.mean(quantiles)), _LEAST_WIDENING) if quantiles else _LEAST_WIDENING
 
 
 def _is_network(model: MeasuredModel) -> bool:
@@ -196,11 +200,11 @@ def of_families(data: MeasuredModels, families: Sequence[str]) -> MeasuredModels
 
 def price_models(data: MeasuredModels, pricer: Pricer, target: TargetFacts) -> Prices:
     """All models on the hardware and threads of a target."""
-    return _prices(data, pricer, pricer.machines(target.runtime, target.hardware))
+    return _prices(data, pricer, pricer.machines(target.runtime, target.hardware), view_of(target.runtime))
 
 
-def _prices(data: MeasuredModels, pricer: Pricer, machines: Sequence[Machine]) -> Prices:
-    priced = [pricer.price_on(_in_views(model.encoded, pricer), machines) for model in data.models]
+def _prices(data: MeasuredModels, pricer: Pricer, machines: Sequence[Machine], view: View) -> Prices:
+    priced = [pricer.price_on(_in_views(model.encoded, pricer), machines, view) for model in data.models]
     return Prices(np.array([one.total_ms for one in priced]), np.array([one.class_ms for one in priced]))
 
 
@@ -219,20 +223,22 @@ class _PricedByMachine:
 
     def __init__(self, data: MeasuredModels, pricer: Pricer) -> None:
         self._data, self._pricer = data, pricer
-        self._known: dict[tuple[Machine, ...], Prices] = {}
+        self._known: dict[tuple[tuple[Machine, ...], View], Prices] = {}
 
     def on(self, target: TargetFacts) -> Prices:
         """On the hardware and threads of a target."""
         machines = self._pricer.machines(target.runtime, target.hardware)
-        if machines not in self._known:
-            self._known[machines] = _prices(self._data, self._pricer, machines)
-        return self._known[machines]
+        asked = machines, view_of(target.runtime)
+        if asked not in self._known:
+            self._known[asked] = _prices(self._data, self._pricer, *asked)
+        return self._known[asked]
 
 
-def _misses(data: MeasuredModels, pricer: Pricer, fold: Sequence[str]) -> Iterator[Floats]:
-    """For each left-out target, with and without its siblings: errors in their own standard deviations."""
+def _misses(data: MeasuredModels, pricer: Pricer, fold: Sequence[str]) -> Iterator[tuple[bool, Floats]]:
+    """For each left-out target, with and without its siblings: whether no source is of its engine, and errors
+    in their own standard deviations.
+    """
     families = np.array([model.family for model in data.models])
-    engines = np.array([target.runtime.engine for target in data.targets])
     references = known_references(data, pricer)
     by_machine = _PricedByMachine(data, pricer)
     for column, target in enumerate(data.targets):
@@ -244,12 +250,16 @@ def _misses(data: MeasuredModels, pricer: Pricer, fold: Sequence[str]) -> Iterat
         if len(support) < FEWEST_REFERENCES or not len(query):
             continue
         prices = by_machine.on(target)
-        others = np.flatnonzero(np.arange(len(data.targets)) != column)
-        strangers = np.flatnonzero(engines != target.runtime.engine)
+        others = np.flatnonzero(
+            [place != column and not is_twin(target, other) for place, other in enumerate(data.targets)]
+        )
+        strangers = np.flatnonzero([not knows_engine(target, [other]) for other in data.targets])
         for learned in (others, strangers):
             if not len(learned):
                 continue
-            sources = [*learned, len(data.targets)]  # the nominal machine stands last
+            is_stranger = not knows_engine(target, [data.targets[source] for source in learned])
+            nominal = range(len(data.targets), len(data.targets) + NOMINAL_COUNT)  # these stand last
+            sources = [*learned, *nominal]
             latency_ms = data.latency_ms[:, column]
             total_ms, class_ms = references.of_sources(learned).all_corrected(
                 [data.models[row].digest for row in support],
@@ -265,11 +275,11 @@ def _misses(data: MeasuredModels, pricer: Pricer, fold: Sequence[str]) -> Iterat
             said = adapted.estimate(
                 prices.total_ms[np.ix_(query, sources)], prices.class_ms[np.ix_(query, sources)]
             )
-            yield np.abs(np.log(latency_ms[query] / said.median_ms)) / said.deviation
+            yield is_stranger, np.abs(np.log(latency_ms[query] / said.median_ms)) / said.deviation
 
 
 def _in_views(encoded: Encoded, pricer: Pricer) -> Encoded:
-    views: set[View] = {*pricer.views, NOMINAL_VIEW}
+    views: set[View] = {*pricer.views, MOST_COMMON_VIEW}
     return Encoded(
         {view: encoded.tables[view] for view in views}, {view: encoded.features[view] for view in views}
     )

@@ -3,12 +3,12 @@ extrapolation.
 
 An interval holds what is not known: how the target differs from the sources after few measurements, the
 noise that the model cannot explain, and kernels that no measurement came near. Its width was calibrated on
-targets and model families that were left out of training.
+targets and model families that were left out of training, with and without other targets of their engine.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,9 +22,9 @@ from predictor.few_shot.target import AdaptedGraphs, GraphEstimates
 from predictor.graph import ModelGraph
 from predictor.kernel_costs.pricing import as_loaded_by
 from predictor.kernel_costs.ranges import CONTROL_NAMES
-from predictor.kernel_costs.table import View, kernels_in, name_of, view_of
+from predictor.kernel_costs.table import CALL_NAME, View, kernels_in, name_of, view_of
 from predictor.meta_checkpoint import MetaCheckpoint, shipped
-from predictor.resemblance import expectations, knows_short_floats
+from predictor.resemblance import expectations, knows_engine, knows_short_floats
 
 Floats = NDArray[np.float64]
 
@@ -90,6 +90,9 @@ class Predictor:
             )
             for other, support in zip(pooled, checkpoint.pooled, strict=True)
         ]
+        widenings = meta.facts.widenings
+        self._is_stranger = not knows_engine(self._target, (*sources, *pooled))
+        self._widening = widenings.of_strangers if self._is_stranger else widenings.of_known_engines
         self._is_new_to_short_floats = not knows_short_floats(self._target, (*sources, *pooled))
         own = checkpoint.support
         total_ms, class_ms = self._with_pooled(own.total_ms, own.class_ms)
@@ -202,14 +205,24 @@ class Predictor:
         strange = np.asarray([self._strange_share(one) for one in described])
         beyond = self._beyond(estimates.median_ms)
         extra = (_STRANGE_SD * np.minimum(strange, 1.0)) ** 2 + (_UNSEEN_SIZE_SD * beyond) ** 2
-        widened: Floats = self._meta.facts.widening * np.sqrt(estimates.deviation**2 + extra)
+        widened: Floats = self._widening * np.sqrt(estimates.deviation**2 + extra)
         return widened
 
     def _strange_share(self, described: Described) -> float:
         """Share of the time that no measurement tells of; may exceed one."""
         has_control = not CONTROL_NAMES.isdisjoint(described.strange)
         of_kernels = sum(described.strange.values()) + self._short_share(described) + described.unpacked
+        of_kernels += sum(self._unmeasured(described).values())
         return of_kernels + (_CONTROL_SHARE if has_control else 0.0)
+
+    def _unmeasured(self, described: Described) -> dict[str, float]:
+        """Shares of the time of kernels that the target has not run, where no source knows its engine: what
+        others take for them says little of it.
+        """
+        if not self._is_stranger:
+            return {}
+        told = {*self.checkpoint.provenance.seen_kinds, *described.strange, CALL_NAME}
+        return {name: share for name, share in described.shares.items() if name not in told}
 
     def _short_share(self, described: Described) -> float:
         """Share of the time in products of float16, where nobody knows what they take here."""
@@ -243,12 +256,18 @@ class Predictor:
             f"operator {what} than was ever measured ({share:.0%} of the estimated time)"
             if ", " in what
             else f"operator {what} was never measured ({share:.0%} of the estimated time)"
-            for what, share in sorted(described.strange.items(), key=lambda item: (-item[1], item[0]))
+            for what, share in _largest_first(described.strange)
             if share >= _REPORTED_SHARE and what not in CONTROL_NAMES
         ]
         reasons += [
             f"operator {name} was never measured, and takes time beside the operators in it"
             for name in sorted(CONTROL_NAMES.intersection(described.strange))
+        ]
+        reasons += [
+            f"operator {name} was never measured here, nor with {self._target.runtime.engine} elsewhere "
+            f"({share:.0%} of the estimated time)"
+            for name, share in _largest_first(self._unmeasured(described))
+            if share >= _REPORTED_SHARE
         ]
         short_share = self._short_share(described)
         if short_share >= _REPORTED_SHARE:
@@ -265,8 +284,12 @@ class Predictor:
         if beyond > np.log(_REPORTED_FACTOR):
             measured = f"{provenance.shortest_ms:.3g} to {provenance.longest_ms:.3g} ms"
             reasons.append(f"{median_ms:.3g} ms is outside of what was measured here ({measured})")
-        half = self._meta.facts.widening * deviation
+        half = self._widening * deviation
         if half > _REPORTED_HALF:
             factor = f"uncertain by a factor {np.exp(half):.1f}"
             reasons.append(f"no measured model spends its time like this one ({factor})")
         return tuple(reasons)
+
+
+def _largest_first(shares: Mapping[str, float]) -> list[tuple[str, float]]:
+    return sorted(shares.items(), key=lambda item: (-item[1], item[0]))

@@ -2,7 +2,8 @@
 
 The same runtime on another device, or with another number of threads, is the best witness; then the same
 engine where it runs graphs in the same way (`predictor.kernel_costs.table.View`), then the same engine at
-another level of optimisation. Of engines and providers that no source has, every source says as much.
+another level of optimisation. Of engines and providers that no source has, every source says as much, and the
+nominal machines most: what others are known to do misleads more than it tells.
 
 Where other runtimes of the target's machine are known, an analogy says more: the runtime takes on this
 machine what it takes elsewhere, times what this machine takes longer than that one with those runtimes.
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 
 from devices.target import Hardware, Runtime
 from predictor.few_shot.whole_graphs import ALIKE, FOREIGN, UNLIKE, Expectation
+from predictor.kernel_costs.pricing import NOMINAL_COUNT
 from predictor.kernel_costs.table import view_of
 from predictor.roofline import SHORT_FLOAT_FLAGS
 
@@ -49,30 +51,36 @@ class _Witness(NamedTuple):
 
 
 _SAME_RUNTIME = _Witness(1000.0, 2.0)
-_SAME_WAY = _Witness(100.0, 3.0)
+_SAME_WAY = _Witness(100.0, 4.5)
 _SAME_ENGINE = _Witness(10.0, -1.0)
 _STRANGER = _Witness(1.0)
 _NOMINAL = _Witness(2.0)  # the nominal machine: no stranger's habits
-_ABOVE_ALL = 1000.0  # of a single witness
-_UNLIKE_LOG_PRIOR = 3.0  # for a target unlike its sources
+_UNFOLDING = _Witness(0.0)  # the same with one habit, which only a stranger may have
+_ABOVE_ALL = 2000.0  # of a single witness
+_UNLIKE_LOG_PRIOR = -3.0  # for a target unlike its sources
 _OWN_ANALOGY_LOG_PRIOR = 3.0  # the engine itself is known on the target's machine, run otherwise
 _ANALOGY_LOG_PRIOR = 2.0  # only other engines are
+_STRANGER_SMOOTH = 0.02  # factors that classes of kernels have explain most
 
 
 def expectations(
     target: Known, sources: Sequence[Known], pooled: Sequence[Known] = ()
 ) -> tuple[Expectation, ...]:
-    """What a target may be like, over the sources, the nominal machine and pooled targets, in this order: as
+    """What a target may be like, over the sources, the nominal machines and pooled targets, in this order: as
     all of them by rank (`source_weights`) or as one source of its engine; by analogy; unlike the sources in
-    its classes of kernels; or nearest to the nominal machine.
+    its classes of kernels; or nearest to the nominal machine. Where nobody knows the engine: as all of them,
+    or as one of the nominal machines, with classes of its own.
     """
     witnesses = _witnesses(target, sources, pooled)
     ranked = source_weights(target, sources, pooled)
+    if not knows_engine(target, (*sources, *pooled)):
+        alone = [_mostly(len(sources) + place, len(witnesses)) for place in range(NOMINAL_COUNT)]
+        return tuple(Expectation(weights, FOREIGN, smooth=_STRANGER_SMOOTH) for weights in (ranked, *alone))
     found = [Expectation(ranked, ALIKE)]
     for place, witness in enumerate(witnesses):
         if witness.log_prior is not None:
             found.append(Expectation(_mostly(place, len(witnesses)), ALIKE, witness.log_prior))
-    found += _analogies(target, [*sources, None, *pooled])
+    found += _analogies(target, [*sources, *[None] * NOMINAL_COUNT, *pooled])
     nominal = _mostly(len(sources), len(witnesses))
     for by_class in (UNLIKE, FOREIGN):
         found.append(Expectation(ranked, by_class, _UNLIKE_LOG_PRIOR))
@@ -83,10 +91,21 @@ def expectations(
 def source_weights(
     target: Known, sources: Sequence[Known], pooled: Sequence[Known] = ()
 ) -> NDArray[np.float64]:
-    """Of the sources, the nominal machine and pooled targets, in this order; they sum to one."""
+    """Of the sources, the nominal machines and pooled targets, in this order; they sum to one."""
     weights = [witness.weight for witness in _witnesses(target, sources, pooled)]
     together: NDArray[np.float64] = np.asarray(weights) / sum(weights)
     return together
+
+
+def knows_engine(target: Known, sources: Sequence[Known]) -> bool:
+    """Whether any source runs models as the target does, on whatever machine."""
+    own = target.runtime.engine, target.runtime.provider
+    return any((source.runtime.engine, source.runtime.provider) == own for source in sources)
+
+
+def is_twin(one: Known, other: Known) -> bool:
+    """Whether two are the same runtime on processors of one kind, as far as they tell."""
+    return one.runtime == other.runtime and _is_same_machine(one.hardware, other.hardware)
 
 
 def knows_short_floats(target: Known, sources: Sequence[Known]) -> bool:
@@ -111,7 +130,8 @@ def _has_short_floats(hardware: Hardware) -> bool:
 
 def _witnesses(target: Known, sources: Sequence[Known], pooled: Sequence[Known]) -> list[_Witness]:
     known = [_witness(target.runtime, source.runtime) for source in sources]
-    return [*known, _NOMINAL, *(_witness(target.runtime, other.runtime) for other in pooled)]
+    others = [_witness(target.runtime, other.runtime) for other in pooled]
+    return [*known, _NOMINAL, _UNFOLDING, *others]
 
 
 def _witness(runtime: Runtime, source: Runtime) -> _Witness:
@@ -125,7 +145,7 @@ def _witness(runtime: Runtime, source: Runtime) -> _Witness:
 def _analogies(target: Known, known: Sequence[Known | None]) -> list[Expectation]:
     """One for each source that is the target's runtime on another machine, of which at least one other
     runtime is known on both machines: of the target's own engine, if there are such. `known`: None at the
-    nominal machine's place.
+    nominal machines' places.
     """
     found = []
     for place, other in enumerate(known):

@@ -10,7 +10,7 @@ networks see of a large GPU, which they do not fill; its launches were read off 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum, StrEnum
 from typing import NamedTuple
 
@@ -40,6 +40,7 @@ class KernelClass(StrEnum):
 
 GEMV_ROWS = 4  # up to here a product with a weight matrix is bound by reading it
 _UNSHARED = 0.08  # of a kernel's work, which one thread does alone
+_UNFOLD_CYCLES = 8.0  # read off two runtimes that are not in the dataset, OpenCV's and tract
 _HANDOVER_S = 1e-6  # from one thread to several and back, for each kernel
 CLASS_BY_FAMILY = {
     Family.RECURRENT: KernelClass.RECURRENT,
@@ -92,6 +93,7 @@ class Habits(NamedTuple):
     half_aliasing: float = 1.0  # so much longer, of convolutions whose images alias in a cache
     lstm_weight_cycles: float = 0.0  # of a weight of an LSTM that is packed anew in every run
     step_launches: float = 1.0  # of a step of a recurrent layer
+    unfold_cycles: float = 0.0  # of a number of the windows that convolutions write out to memory
     scattered_cycles: float = 0.0  # of a run of elements that a transposition of several axes copies
     # Of a result of a pool of bytes, and of an element of its window where the largest is looked for, unless
     # there is better code for that on blocks of channels.
@@ -222,6 +224,13 @@ def machine_of(runtime: Runtime, hardware: Hardware) -> Machine:
         call_s=5.0 * core.launch_s,
         habits=habits,
     )
+
+
+def unfolding(machine: Machine) -> Machine:
+    """The same with an engine that has no code for convolutions but that of matrices: it writes out the
+    window of every place (im2col), which is much where the image is large and few channels come of it.
+    """
+    return replace(machine, habits=machine.habits._replace(unfold_cycles=_UNFOLD_CYCLES))
 
 
 def _accelerator(runtime: Runtime) -> Machine:

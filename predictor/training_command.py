@@ -48,7 +48,8 @@ def _train(parsed: argparse.Namespace) -> int:
     facts = checkpoint.facts
     print(
         f"{len(facts.sources)} targets, {facts.model_count} models, {facts.measurement_count} latencies; "
-        f"intervals of {facts.widening:.2f} deviations; {len(written):,} bytes"
+        f"intervals of {facts.widenings.of_known_engines:.2f} deviations, of engines that no source has "
+        f"{facts.widenings.of_strangers:.2f}; {len(written):,} bytes"
     )
     return 0
 

@@ -8,12 +8,13 @@ expectation makes the measurements (Bayesian model averaging, Hoeting et al. 199
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from predictor.few_shot import head
+from predictor.few_shot.config import FewShotConfig
 from predictor.few_shot.regressors import Regressors, covariance, posterior_of, prior_variance
 from predictor.few_shot.whole_graphs import HEAD, Expectation, relative_graphs
 
@@ -42,6 +43,7 @@ class _Expected:
     """What n measurements say where one expectation holds."""
 
     expectation: Expectation
+    config: FewShotConfig
     support: Regressors
     posterior: head.Posterior
     log_odds: float
@@ -50,16 +52,18 @@ class _Expected:
     def of(
         cls, expectation: Expectation, total_ms: Floats, class_ms: Floats, latency_ms: Floats
     ) -> _Expected:
+        config = replace(HEAD, smooth=expectation.smooth)
         relative = relative_graphs(total_ms, class_ms, expectation)
-        posterior = posterior_of(relative.regressors, latency_ms / relative.scale_ms, HEAD)
+        posterior = posterior_of(relative.regressors, latency_ms / relative.scale_ms, config)
         log_evidence = posterior.log_evidence - float(np.log(relative.scale_ms).sum())
-        return cls(expectation, relative.regressors, posterior, log_evidence + expectation.log_prior)
+        odds = log_evidence + expectation.log_prior
+        return cls(expectation, config, relative.regressors, posterior, odds)
 
     def estimate(self, total_ms: Floats, class_ms: Floats) -> GraphEstimates:
         relative = relative_graphs(total_ms, class_ms, self.expectation)
-        cross = covariance(relative.regressors, self.support, HEAD)
+        cross = covariance(relative.regressors, self.support, self.config)
         ratio = self.posterior.median_ms(cross)
-        own = prior_variance(relative.regressors, HEAD)
+        own = prior_variance(relative.regressors, self.config)
         deviation = self.posterior.deviation_ms(cross, own) / ratio
         return GraphEstimates(ratio * relative.scale_ms, np.minimum(deviation, MOST_DEVIATION))
 

@@ -21,9 +21,9 @@ from predictor.roofline import QUANTISED_CLASSES, KernelClass
 
 Floats = NDArray[np.float64]
 
-HEAD_VERSION = 6  # raise it when the same measurements give other predictions: intervals are calibrated anew
+HEAD_VERSION = 7  # raise it when the same measurements give other predictions: intervals are calibrated anew
 HEAD = FewShotConfig(
-    sources=0.0, smooth=0.2, smooth_length=1.5, amplitudes=(0.125, 0.25, 0.5, 1.0), noise=(0.05, 0.1, 0.2)
+    sources=0.0, smooth=0.2, smooth_length=3.0, amplitudes=(0.125, 0.25, 0.5, 1.0), noise=(0.05, 0.1, 0.2)
 )
 _LOG_CENTRE = 1.0  # of log milliseconds, and their spread: constants, so that no graph depends on another
 _LOG_SPREAD = 2.0
@@ -39,7 +39,7 @@ def _by_class(*, common: float, quantised: float, launch: float) -> Floats:
 
 # Prior standard deviations of a target's factors for classes of kernels, (C,), where it is expected to run as
 # its engine does elsewhere, and where it may be unlike anything.
-ALIKE = _by_class(common=0.1, quantised=0.4, launch=1.0)
+ALIKE = _by_class(common=0.1, quantised=0.4, launch=0.3)
 UNLIKE = _by_class(common=0.1, quantised=0.4, launch=2.0)
 FOREIGN = _by_class(common=0.4, quantised=1.0, launch=3.0)
 _QUANTISED = [CLASSES.index(kind) for kind in QUANTISED_CLASSES]
@@ -51,12 +51,13 @@ class Expectation:
     """What a target may be like: `weights` (S,), together one, of the sources that it should resemble (an
     analogy has negative ones too: what the target takes, times what one takes longer than another), and
     `by_class` (C,), the prior standard deviations of its own factors. `log_prior`: how much speaks for it
-    before anything is measured.
+    before anything is measured. `smooth`: prior variance of what neither tells.
     """
 
     weights: Floats
     by_class: Floats
     log_prior: float = 0.0
+    smooth: float = HEAD.smooth
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,6 +87,8 @@ def _scalar_cycles(table: KernelTable, machine: Machine) -> Floats:
     amounts, macs, habits = table.amounts, table.amounts[:, Amount.MACS], machine.habits
     cycles: Floats = amounts[:, Amount.SCALAR_CYCLES] + habits.regroup_cycles * amounts[:, Amount.REGROUPED]
     cycles += _moving_cycles(table, habits)
+    if habits.unfold_cycles:
+        cycles += habits.unfold_cycles * _unfolded(table, machine)
     if habits.slow_slopes is not None:
         slopes = amounts[:, Amount.SLOPES]
         cycles = np.where((slopes > 0) & (slopes != habits.slow_slopes), 0.0, cycles)
@@ -102,6 +104,18 @@ def _scalar_cycles(table: KernelTable, machine: Machine) -> Floats:
         weights = amounts[:, Amount.WEIGHT_BYTES] / _FLOAT_BYTES
         cycles += habits.lstm_weight_cycles * np.where(table.kinds == _LSTM, weights, 0.0)
     return cycles
+
+
+def _unfolded(table: KernelTable, machine: Machine) -> Floats:
+    """Numbers that convolutions write out window by window, (K,), where those of an image do not fit into the
+    cache near the core.
+    """
+    amounts = table.amounts
+    numbers: Floats = amounts[:, Amount.MACS] / np.maximum(amounts[:, Amount.COLUMNS], 1.0)
+    images = np.maximum(amounts[:, Amount.LAUNCHES] * amounts[:, Amount.BATCH], 1.0)
+    is_large = _FLOAT_BYTES * numbers > machine.cache_bytes * images
+    is_unfolded = (table.classes == _CONV) & (amounts[:, Amount.WINDOW] > 1) & is_large
+    return np.where(is_unfolded, numbers, 0.0)
 
 
 def _moving_cycles(table: KernelTable, habits: Habits) -> Floats:

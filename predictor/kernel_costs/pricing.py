@@ -15,11 +15,12 @@ from predictor.kernel_costs.features import as_run_by, has_replaceable, stacked_
 from predictor.kernel_costs.network import CostNetwork
 from predictor.kernel_costs.nominal import NominalTimes, nominal_times
 from predictor.kernel_costs.table import CLASSES, KernelTable, View, stacked_tables, under_each_other, view_of
-from predictor.roofline import KernelClass, Machine, machine_of
+from predictor.roofline import KernelClass, Machine, machine_of, unfolding
 
 Floats = NDArray[np.float64]
 
-NOMINAL_VIEW = View.FUSED  # in which the nominal machine runs a graph
+NOMINAL_COUNT = 2  # the nominal machine, and the same with an engine that unfolds its convolutions
+MOST_COMMON_VIEW = View.FUSED  # in which the nominal machines run a graph where nothing says otherwise
 
 _LOADS_AS_IT_IS = "onnxruntime"  # the others convert a file before they run it
 _BLOCKING_OPTIMIZATIONS = frozenset(("default", "all"))
@@ -39,8 +40,8 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True)
 class Priced:
-    """S sources' milliseconds of a graph, and the nominal machine's as one more: `total_ms` (S + 1,) and, by
-    class of kernels, `class_ms` (S + 1, C). `kernel_ms` by view: (K, s) for the sources of that view, or the
+    """S sources' milliseconds of a graph, and the nominal machines' as N more: `total_ms` (S + N,) and, by
+    class of kernels, `class_ms` (S + N, C). `kernel_ms` by view: (K, s) for the sources of that view, or the
     nominal machine's (K, 1) where there are none.
     """
 
@@ -74,11 +75,11 @@ class Pricer:
 
     def encode(self, graph: ModelGraph) -> Encoded:
         """What of a graph does not depend on the machine."""
-        return encode(graph, sorted({*self.views, NOMINAL_VIEW}))
+        return encode(graph, sorted({*self.views, MOST_COMMON_VIEW}))
 
     def machines(self, runtime: Runtime, hardware: Hardware) -> tuple[Machine, ...]:
         """For each source the nominal machine of its engine, with this many threads on this hardware, and the
-        runtime's own last.
+        runtime's own last: as it is, and unfolding.
         """
         return _machines(self.engines, runtime, hardware)
 
@@ -94,35 +95,39 @@ class Pricer:
 
     def price(self, encoded: Encoded, runtime: Runtime, hardware: Hardware) -> Priced:
         """The sources' milliseconds, if they ran with this many threads on this hardware. The nominal
-        machine's stand last: what no source resembles may still follow its classes of kernels.
+        machines' stand last, as they run graphs in the runtime's own view: what no source resembles may still
+        follow their classes of kernels.
         """
-        return self.price_on(encoded, self.machines(runtime, hardware))
+        return self.price_on(encoded, self.machines(runtime, hardware), view_of(runtime))
 
-    def price_on(self, encoded: Encoded, machines: Sequence[Machine]) -> Priced:
+    def price_on(self, encoded: Encoded, machines: Sequence[Machine], view: View) -> Priced:
         """The same on the machines that `machines` gave."""
         whole = under_each_other(tuple(encoded.tables.values()))
         rows = [encoded.features[view] for view in encoded.tables]
         factors = np.exp(self._log_factors(rows[0] if len(rows) == 1 else np.concatenate(rows)))
-        total = np.zeros(len(self.views) + 1)
+        total = np.zeros(len(machines))
         by_class = np.zeros((len(total), len(CLASSES)))
         kernels: dict[View, Floats] = {}
-        for machine in dict.fromkeys(machines[:-1]):  # most often one
+        sources, nominal = machines[:-NOMINAL_COUNT], machines[-NOMINAL_COUNT:]
+        for machine in dict.fromkeys(sources):  # most often one
             times = nominal_times(whole, machine, has_generic_paths=False)
-            own = [column for column, other in enumerate(machines[:-1]) if other == machine]
+            own = [column for column, other in enumerate(sources) if other == machine]
             factors[:, own] *= times.total[:, None]  # (K, S), all views under each other
             by_kernel = _parts(whole, times)
-            for view, start, end in _places(encoded):
-                columns = [column for column in own if self.views[column] is view]
+            for way, start, end in _places(encoded):
+                columns = [column for column in own if self.views[column] is way]
                 by_class[columns] = factors[start:end, columns].T @ by_kernel[start:end]
-        for view, start, end in _places(encoded):
-            columns = [column for column, other in enumerate(self.views) if other is view]
-            kernels[view] = factors[start:end, columns]  # (K, s)
-            total[columns] = kernels[view].sum(axis=0)
-        table = encoded.tables[NOMINAL_VIEW]
-        plain = nominal_times(table, machines[-1])
-        total[-1], by_class[-1] = plain.total.sum(), plain.total @ _parts(table, plain)
-        if NOMINAL_VIEW not in self.views:
-            kernels[NOMINAL_VIEW] = plain.total[:, None]
+        for way, start, end in _places(encoded):
+            columns = [column for column, other in enumerate(self.views) if other is way]
+            if columns:
+                kernels[way] = factors[start:end, columns]  # (K, s)
+                total[columns] = kernels[way].sum(axis=0)
+            else:
+                kernels[way] = nominal_times(encoded.tables[way], nominal[0]).total[:, None]
+        table = encoded.tables.get(view, encoded.tables[MOST_COMMON_VIEW])
+        for column, machine in enumerate(nominal, len(sources)):
+            plain = nominal_times(table, machine)
+            total[column], by_class[column] = plain.total.sum(), plain.total @ _parts(table, plain)
         return Priced(kernels, total, by_class)
 
 
@@ -131,7 +136,8 @@ def _machines(engines: tuple[str, ...], runtime: Runtime, hardware: Hardware) ->
     by_engine = {
         engine: machine_of(runtime.model_copy(update={"engine": engine}), hardware) for engine in set(engines)
     }
-    return (*(by_engine[engine] for engine in engines), machine_of(runtime, hardware))
+    own = machine_of(runtime, hardware)
+    return (*(by_engine[engine] for engine in engines), own, unfolding(own))
 
 
 def _places(encoded: Encoded) -> Iterator[tuple[View, int, int]]:

@@ -33,6 +33,11 @@ def times_ms(kernel: Kernel, machine: Machine, graph_weight_bytes: float) -> dic
         is_aliased = kind is KernelClass.CONV and kernel.rows % 1024 == 0
         longer = machine.habits.half_aliasing if is_aliased else 1.0
         arithmetic_s += longer * machine.habits.half_mac_cycles * kernel.macs / machine.cycles_per_s
+    if kind is KernelClass.CONV and not _is_pointwise(kernel):
+        unfolded = kernel.rows * kernel.inner * kernel.groups  # of one image
+        if 4 * unfolded > machine.cache_bytes:
+            cycles = machine.habits.unfold_cycles * unfolded * kernel.launches
+            arithmetic_s += cycles / machine.cycles_per_s
     if kernel.anchor.kind == "LSTM":
         arithmetic_s += machine.habits.lstm_weight_cycles * kernel.weight_bytes / 4 / machine.cycles_per_s
     times[kind] = 1e3 * (arithmetic_s + _memory_s(kernel, machine, graph_weight_bytes))

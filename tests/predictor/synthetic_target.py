@@ -24,7 +24,7 @@ from predictor.kernel_costs.network import CostNetwork, Member
 from predictor.kernel_costs.ranges import SeenKernels
 from predictor.kernel_costs.table import View, table_of
 from predictor.known_references import KnownReferences
-from predictor.meta_checkpoint import MetaCheckpoint, MetaFacts, Source
+from predictor.meta_checkpoint import MetaCheckpoint, MetaFacts, Source, Widenings
 from predictor.reading.reader import read_graph
 from predictor.reference_set import reference_models
 from predictor.resemblance import expectations
@@ -85,7 +85,7 @@ def synthetic_meta(seed: int = 0) -> MetaCheckpoint:
         sources=KNOWN,
         members=1,
         seen_names=tuple(sorted(seen.bounds)),
-        widening=EXACT,
+        widenings=Widenings(of_known_engines=EXACT, of_strangers=EXACT),
         dataset_sha256="0" * 64,
         command="made up",
         model_count=len(reference_graphs()),
@@ -154,9 +154,11 @@ class SyntheticTarget:
         ]
 
 
-def mixtures(count: int, rng: np.random.Generator) -> list[Described]:
+def mixtures(
+    count: int, rng: np.random.Generator, references: Sequence[Described] | None = None
+) -> list[Described]:
     """Models between the reference models: their times added up in random proportions."""
-    references = reference_described()
+    references = references or reference_described()
     total_ms = np.stack([one.total_ms for one in references])  # (10, S)
     class_ms = np.stack([one.class_ms for one in references])  # (10, S, C)
     mixed: list[Described] = []

@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from devices.target import Runtime
 from predictor.adapt import (
     MAX_POOLED_TARGETS,
     MIN_POOLED_MEASUREMENTS,
@@ -23,6 +24,7 @@ from predictor.errors import AdaptationRejected, CheckpointRejected, PredictorEr
 from predictor.evaluate import accuracy_card, card_of
 from predictor.few_shot.target import NETWORK_SD
 from predictor.kernel_costs.table import CLASSES
+from predictor.meta_checkpoint import Widenings
 from predictor.predict import Prediction, Predictor
 from predictor.reading.reader import read_graph
 from predictor.roofline import KernelClass
@@ -117,6 +119,33 @@ def test_more_measurements_narrow_the_interval() -> None:
     assert width(2) > width(4) > width(10)
 
 
+def test_an_engine_that_no_source_has_gets_the_width_of_strangers() -> None:
+    stranger = Runtime(engine="abacus", version="1", provider="beads", threads=1)
+
+    def half_width(runtime: Runtime, **widenings: float) -> float:
+        facts_of_it = META.facts.model_copy(update={"widenings": Widenings(**widenings)})
+        meta = dataclasses.replace(META, facts=facts_of_it)
+        target = facts().model_copy(update={"runtime": runtime})
+        own = [dataclasses.replace(one, runtime=runtime) for one in made_up()]
+        said = Predictor(adapt(target, own, meta=meta), meta).predict(reference_graphs()[0][1])
+        return float(np.log(said.upper_ms / said.median_ms))
+
+    for runtime, times in ((facts().runtime, 1.0), (stranger, 3.0)):
+        plain = half_width(runtime, of_known_engines=1.0, of_strangers=1.0)
+        assert half_width(runtime, of_known_engines=1.0, of_strangers=3.0) == pytest.approx(times * plain)
+
+
+def test_what_an_engine_that_nobody_knows_has_not_run_is_a_guess() -> None:
+    """A softmax over rows, to one who was told by three models of convolutions."""
+    stranger = Runtime(engine="abacus", version="1", provider="cpu", threads=1)
+    rows = dict(reference_graphs())["mixed-rows"]
+    for runtime, is_said in ((stranger, True), (facts().runtime, False)):
+        own = [dataclasses.replace(one, runtime=runtime) for one in made_up()[:3]]
+        predictor = Predictor(adapt(facts().model_copy(update={"runtime": runtime}), own, meta=META), META)
+        reasons = "; ".join(predictor.predict(rows).reasons)
+        assert ("operator Softmax was never measured here, nor with abacus elsewhere" in reasons) is is_said
+
+
 def test_a_target_like_a_pooled_one_is_predicted_better_with_it() -> None:
     """Three measurements of its own; three others' ten are the same latencies times one, two and three."""
     rng = np.random.default_rng(5)
@@ -192,7 +221,7 @@ def test_weights_that_a_file_unpacks_itself_are_said_and_widen_the_interval() ->
     plain = read_graph(model_of(nodes[1:], {"x": [512, width]}, ["y"], stored=weight).SerializeToString(), {})
     predictor = adapted(made_up())
     said, before = predictor.predict_many([packed, plain])
-    assert said.median_ms == pytest.approx(before.median_ms, rel=0.01)
+    assert said.median_ms == pytest.approx(before.median_ms, rel=0.03)
     assert any("the file itself casts to floats" in reason for reason in said.reasons)
     assert not any("casts" in reason for reason in before.reasons)
     assert said.upper_ms / said.lower_ms > before.upper_ms / before.lower_ms
@@ -232,7 +261,9 @@ def test_sizes_and_classes_outside_of_the_measurements_are_said() -> None:
     predictor = adapted(made_up())
     known = reference_described()[0]
     large = dataclasses.replace(known, total_ms=1000 * known.total_ms, class_ms=1000 * known.class_ms)
-    apart = np.asarray([0.2, 1.0, 5.0, 20.0, 2.0])  # the sources disagree, about what was never measured here
+    apart = np.asarray(
+        [0.2, 1.0, 5.0, 20.0, 2.0, 2.0]
+    )  # the sources disagree, about what was never measured here
     low_bit = np.zeros_like(known.class_ms)
     low_bit[:, CLASSES.index(KernelClass.LOW_BIT)] = apart
     by_size, by_class = predictor.predict_described([large, Described(apart, low_bit, {}, {})])

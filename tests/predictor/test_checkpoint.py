@@ -145,7 +145,7 @@ def test_other_versions_and_damage_of_the_network_are_refused() -> None:
         bytes(MAX_META_BYTES + 1),
         changed(data, key, members=2),
         changed(data, key, members=0),
-        changed(data, key, widening=0.0),
+        changed(data, key, widenings={"of_known_engines": 0.0, "of_strangers": 1.0}),
         changed(data, key, sources=[]),
         changed(data, key, sources=changed_sources(data, key)),
         with_array(data, first, arrays[first][:-1], key),

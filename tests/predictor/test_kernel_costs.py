@@ -19,7 +19,7 @@ from predictor.kernel_costs.features import FEATURE_COUNT, as_run_by, has_replac
 from predictor.kernel_costs.layers import timed_kernels
 from predictor.kernel_costs.network import MOST, from_arrays, to_arrays
 from predictor.kernel_costs.nominal import nominal_times
-from predictor.kernel_costs.pricing import Pricer
+from predictor.kernel_costs.pricing import NOMINAL_COUNT, Pricer
 from predictor.kernel_costs.ranges import SeenKernels
 from predictor.kernel_costs.table import (
     CALL_NAME,
@@ -33,7 +33,7 @@ from predictor.kernel_costs.table import (
     view_of,
 )
 from predictor.reading.reader import read_graph
-from predictor.roofline import KernelClass, Machine, class_of, machine_of
+from predictor.roofline import KernelClass, Machine, class_of, machine_of, unfolding
 from tests.predictor.onnx_graphs import branching, five_nodes, model_of, noise
 from tests.predictor.scalar_roofline import times_ms
 from tests.predictor.synthetic_target import (
@@ -54,6 +54,7 @@ MACHINES = (
     machine_of(TORCH, EPYC),
     machine_of(RUNTIME.model_copy(update={"threads": 4}), AVX512),
     machine_of(GPU, HARDWARE),
+    unfolding(machine_of(RUNTIME, HARDWARE)),
 )
 
 
@@ -74,7 +75,7 @@ def half_precision() -> ModelGraph:
     )
 
 
-@pytest.mark.parametrize("machine", MACHINES, ids=["cpu", "torch on amd", "four threads", "gpu"])
+@pytest.mark.parametrize("machine", MACHINES, ids=["cpu", "torch on amd", "four threads", "gpu", "unfolding"])
 @pytest.mark.parametrize("view", View)
 def test_all_kernels_at_once_take_what_each_takes_alone(machine: Machine, view: View) -> None:
     for graph in (*(graph for _, graph in reference_graphs()), half_precision()):
@@ -350,9 +351,33 @@ def test_launches_are_priced_apart_from_what_they_launch(threads: int) -> None:
     for _, graph in reference_graphs():
         priced = pricer.price(pricer.encode(graph), runtime, HARDWARE)
         times = nominal_times(table_of(graph, View.FUSED), machine)
-        assert priced.class_ms[-1, launch] == pytest.approx(times.launch[:-1].sum())  # the call stands last
-        assert priced.class_ms[-1, call] == pytest.approx(1e3 * machine.call_s)
+        for nominal in priced.class_ms[-NOMINAL_COUNT:]:
+            assert nominal[launch] == pytest.approx(times.launch[:-1].sum())  # the call stands last
+            assert nominal[call] == pytest.approx(1e3 * machine.call_s)
         assert np.all(priced.class_ms[:, launch] > 0)
+
+
+def test_the_nominal_machines_run_a_graph_as_the_runtime_does() -> None:
+    pricer = Pricer.of(synthetic_network(), SOURCES)
+    for optimization, view in (("all", View.FUSED), ("none", View.LISTED)):
+        runtime = RUNTIME.model_copy(update={"optimization": optimization})
+        machine = machine_of(runtime, HARDWARE)
+        for _, graph in reference_graphs():
+            table = table_of(graph, view)
+            said = pricer.price(pricer.encode(graph), runtime, HARDWARE).total_ms[-NOMINAL_COUNT:]
+            took = [nominal_times(table, one).total.sum() for one in (machine, unfolding(machine))]
+            np.testing.assert_allclose(said, took)
+
+
+def test_a_view_that_no_source_has_is_priced_as_most_runtimes_run() -> None:
+    fusing = Pricer.of(synthetic_network(sources=1), SOURCES[:1])
+    for _, graph in reference_graphs():
+        encoded = fusing.encode(graph)
+        listed, fused = (
+            fusing.price(encoded, RUNTIME.model_copy(update={"optimization": optimization}), HARDWARE)
+            for optimization in ("basic", "all")
+        )
+        np.testing.assert_array_equal(listed.total_ms, fused.total_ms)
 
 
 def test_several_threads_share_the_work_and_cost_a_handover_per_kernel() -> None:
@@ -458,7 +483,7 @@ def test_a_source_is_priced_with_the_vectors_that_its_engine_uses() -> None:
     """MNN gains nothing from vectors of 512 bits: on no processor, whoever asks."""
     pricer = Pricer.of(synthetic_network(), [RUNTIME, RUNTIME.model_copy(update={"engine": "mnn"})])
     wide = pricer.machines(RUNTIME, AVX512)
-    assert wide[0] == wide[-1] == machine_of(RUNTIME, AVX512)
+    assert wide[0] == wide[-NOMINAL_COUNT] == machine_of(RUNTIME, AVX512)
     assert wide[0].macs_per_s == 2 * wide[1].macs_per_s
     narrow = pricer.machines(RUNTIME, HARDWARE)  # which has vectors of 256 bits
     assert len({machine.macs_per_s for machine in narrow}) == 1

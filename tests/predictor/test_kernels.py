@@ -16,7 +16,7 @@ from predictor.kernel_costs.pricing import as_loaded_by
 from predictor.kernel_costs.table import View, table_of
 from predictor.kernels import kernels_of
 from predictor.reading.reader import read_graph
-from predictor.roofline import KernelClass, class_of, machine_of
+from predictor.roofline import KernelClass, class_of, machine_of, unfolding
 from tests.predictor.onnx_graphs import model_of, noise
 
 LAPTOP = Hardware(
@@ -233,6 +233,23 @@ def test_transpositions_of_several_axes_go_run_by_run(shape: list[int], order: l
     plain = dataclasses.replace(machine, habits=machine.habits._replace(scattered_cycles=0.0))
     more = nominal_times(table, machine).own - nominal_times(table, plain).own
     assert more.tolist() == pytest.approx([1e4 * runs / machine.cycles_per_s, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("window", "size", "is_unfolded"),
+    [(3, 256, True), (3, 16, False), (1, 256, False)],  # the second fits into the cache near the core
+)
+def test_large_windows_are_written_out_by_engines_that_unfold(
+    window: int, size: int, is_unfolded: bool
+) -> None:
+    node = helper.make_node("Conv", ["x", "w"], ["y"], kernel_shape=[window] * 2, pads=[window // 2] * 4)
+    stored = {"w": np.ones((16, 8, window, window), np.float32)}
+    table = table_of(graph_of(model_of([node], {"x": [2, 8, size, size]}, ["y"], stored=stored)), View.FUSED)
+    machine = machine_of(ONE_THREAD, LAPTOP)
+    more = nominal_times(table, unfolding(machine)).own - nominal_times(table, machine).own
+    written = 2 * size**2 * 8 * window**2
+    cycles = unfolding(machine).habits.unfold_cycles
+    assert more[0] == pytest.approx(1e3 * cycles * written / machine.cycles_per_s if is_unfolded else 0.0)
 
 
 @pytest.mark.parametrize("is_behind", [False, True])

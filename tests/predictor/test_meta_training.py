@@ -17,14 +17,14 @@ from predictor.campaign.examples import MeasuredModel, MeasuredModels, examples_
 from predictor.graph import ModelGraph
 from predictor.kernel_costs.features import COMPANY, FEATURE_COUNT
 from predictor.kernel_costs.network import to_arrays
-from predictor.kernel_costs.pricing import Pricer, encode
+from predictor.kernel_costs.pricing import NOMINAL_COUNT, Pricer, encode
 from predictor.kernel_costs.table import View
 from predictor.kernel_costs.training import TrainingConfig, train, view_examples
-from predictor.meta_checkpoint import MAX_META_BYTES, MetaCheckpoint
+from predictor.meta_checkpoint import MAX_META_BYTES, MetaCheckpoint, Widenings
 from predictor.meta_training import (
     REFERENCE_FAMILY,
     MetaConfig,
-    calibrated_widening,
+    calibrated_widenings,
     family_folds,
     price_models,
     train_meta,
@@ -94,7 +94,7 @@ def data() -> MeasuredModels:
     unmeasured = MeasuredModels(models(), TARGETS, np.full((len(models()), len(TARGETS)), np.nan))
     pricer = Pricer.of(synthetic_network(seed=8, sources=3), [target.runtime for target in TARGETS])
     priced = price_models(unmeasured, pricer, TARGETS[0]).total_ms
-    latency = 3.0 * priced[:, :-1]  # the nominal machine's stand last
+    latency = 3.0 * priced[:, :-NOMINAL_COUNT]  # the nominal machines' stand last
     latency *= np.exp(0.02 * np.random.default_rng(0).normal(size=latency.shape))
     latency[12, 1] = latency[15, 2] = np.nan
     return replace(unmeasured, latency_ms=latency)
@@ -112,7 +112,8 @@ def test_a_checkpoint_repeats_and_is_read_back(data: MeasuredModels) -> None:
     again = MetaCheckpoint.from_bytes(written)
     assert again.to_bytes() == written
     said = again.facts
-    assert said.widening >= 1.0
+    assert said.widenings.of_known_engines >= 1.0
+    assert said.widenings.of_strangers >= 1.0
     assert (said.model_count, said.measurement_count, said.members) == (22, 22 * 3 - 2, 2)
     assert [source.target_key for source in said.sources] == [target.key for target in TARGETS]
     assert {"Conv", "MatMul", "Exp", "Softmax"} <= set(said.seen_names)  # the reference set counts as seen
@@ -142,7 +143,7 @@ def test_training_learns_what_kernels_cost(data: MeasuredModels) -> None:
 
     def missed(steps: int) -> float:
         network = train(examples_of(whole), replace(QUICK, members=1, steps=steps))
-        said = price_models(whole, Pricer.of(network, runtimes), TARGETS[0]).total_ms[:, :-1]
+        said = price_models(whole, Pricer.of(network, runtimes), TARGETS[0]).total_ms[:, :-NOMINAL_COUNT]
         return float(np.nanmean(np.abs(np.log(said / whole.latency_ms))))
 
     assert missed(4) > 0.7
@@ -247,7 +248,7 @@ def test_a_target_that_is_taken_out_has_no_say(data: MeasuredModels) -> None:
     assert [target.key for target in kept.targets] == [TARGETS[0].key, TARGETS[2].key]
     assert all(set(model.timed) == {(View.LISTED, 1)} for model in kept.models)
     _same(arrays_of(kept), arrays_of(plain))
-    assert calibrated_widening(kept, CONFIG) == calibrated_widening(plain, CONFIG)
+    assert calibrated_widenings(kept, CONFIG) == calibrated_widenings(plain, CONFIG)
 
 
 def test_a_reference_model_is_not_trained_on_under_another_name(data: MeasuredModels) -> None:
@@ -268,11 +269,15 @@ def test_intervals_widen_by_what_left_out_families_miss(data: MeasuredModels) ->
     rng = np.random.default_rng(1)
     noisy = data.latency_ms.copy()
     noisy[10:] *= np.exp(0.8 * rng.normal(size=(12, 3)))  # the references fit, the rest does not
-    assert calibrated_widening(replace(data, latency_ms=noisy), CONFIG) > 1.5 * calibrated_widening(
-        data, CONFIG
+    wide, plain = (
+        calibrated_widenings(replace(data, latency_ms=noisy), CONFIG),
+        calibrated_widenings(data, CONFIG),
     )
+    assert wide.of_known_engines > 1.5 * plain.of_known_engines
+    assert wide.of_strangers > 1.5 * plain.of_strangers
 
 
 def test_without_references_nothing_can_be_calibrated(data: MeasuredModels) -> None:
     rows: Sequence[int] = range(10, 22)
-    assert calibrated_widening(data.take(rows, range(3)), CONFIG) == 1.0
+    unknown = Widenings(of_known_engines=1.0, of_strangers=1.0)
+    assert calibrated_widenings(data.take(rows, range(3)), CONFIG) == unknown

@@ -8,11 +8,19 @@ import numpy as np
 import pytest
 
 from devices.target import Hardware, Runtime
-from predictor.adapt import TargetFacts, adapt
+from predictor.adapt import TargetFacts, adapt, describe_observation
 from predictor.few_shot.target import AdaptedGraphs
+from predictor.kernel_costs.pricing import NOMINAL_COUNT
 from predictor.kernel_costs.table import CLASSES
 from predictor.predict import Predictor
-from predictor.resemblance import UNKNOWN_PROCESSOR, expectations, knows_short_floats, source_weights
+from predictor.resemblance import (
+    UNKNOWN_PROCESSOR,
+    expectations,
+    is_twin,
+    knows_engine,
+    knows_short_floats,
+    source_weights,
+)
 from tests.predictor.synthetic_target import (
     HARDWARE,
     KNOWN,
@@ -38,21 +46,37 @@ def test_the_same_runtime_counts_most_then_the_same_way_then_the_same_engine() -
     extended = RUNTIME.model_copy(update={"optimization": "extended"})
     weights = source_weights(known(PHONE), [known(extended), *KNOWN])
     assert weights.sum() == pytest.approx(1.0)
-    same_way, same_runtime, same_engine, *others, nominal = weights
+    same_way, same_runtime, same_engine, *others, nominal, unfolding = weights
+    assert unfolding == 0.0
     assert same_runtime > same_way > same_engine > nominal > max(others) == min(others) > 0
     on_gpu = source_weights(known(PHONE.model_copy(update={"provider": "cuda"})), [known(extended), *KNOWN])
-    assert len({*on_gpu[:-1]}) == 1  # other kernels altogether
+    assert len({*on_gpu[:-NOMINAL_COUNT]}) == 1  # other kernels altogether
 
 
 def test_of_an_engine_that_nobody_knows_every_source_says_as_much() -> None:
     weights = source_weights(known(STRANGER), KNOWN, [known(PHONE)])
-    assert len(weights) == len(SOURCES) + 2
+    assert len(weights) == len(SOURCES) + NOMINAL_COUNT + 1
     assert len({*weights[: len(SOURCES)], weights[-1]}) == 1
 
 
 def test_a_pooled_target_of_the_engine_is_a_witness_too() -> None:
     *_, strange, same = source_weights(known(RUNTIME), KNOWN, [known(STRANGER), known(PHONE)])
     assert same == pytest.approx(1000 * strange)
+
+
+def test_an_engine_is_known_from_any_machine_but_not_from_another_provider() -> None:
+    assert knows_engine(known(PHONE, ELSEWHERE), KNOWN)
+    assert not knows_engine(known(STRANGER), KNOWN)
+    assert not knows_engine(known(PHONE.model_copy(update={"provider": "cuda"})), KNOWN)
+
+
+def test_a_twin_is_the_same_runtime_on_such_a_processor() -> None:
+    own = known(RUNTIME)
+    assert is_twin(own, own.model_copy(update={"key": "another/one"}))
+    assert not is_twin(own, known(PHONE))
+    assert not is_twin(own, known(RUNTIME, ELSEWHERE))
+    nameless = known(RUNTIME, HARDWARE.model_copy(update={"cpu_model": UNKNOWN_PROCESSOR}))
+    assert not is_twin(nameless, nameless)
 
 
 def test_float16_is_known_where_a_processor_like_it_was_measured_with_the_engine() -> None:
@@ -71,8 +95,8 @@ def test_any_source_of_the_engine_may_be_the_best_witness() -> None:
     found = expectations(known(RUNTIME), KNOWN, [known(STRANGER), known(PHONE)])
     assert all(one.weights.sum() == pytest.approx(1.0) for one in found)
     nominal = len(SOURCES)
-    assert [int(one.weights.argmax()) for one in found[1:]] == [0, 1, nominal + 2, 0, nominal, 0, nominal]
-    assert len(expectations(known(STRANGER), KNOWN)) == 5
+    pooled = nominal + NOMINAL_COUNT + 1
+    assert [int(one.weights.argmax()) for one in found[1:]] == [0, 1, pooled, 0, nominal, 0, nominal]
     meta = synthetic_meta()
     observations = [
         replace(observation, median_ms=float(about.total_ms[1]))
@@ -84,6 +108,28 @@ def test_any_source_of_the_engine_may_be_the_best_witness() -> None:
     others = mixtures(200, np.random.default_rng(2))
     said = np.array([one.median_ms for one in predictor.predict_described(others)])
     np.testing.assert_allclose(said, [float(one.total_ms[1]) for one in others], rtol=0.03)
+
+
+@pytest.mark.parametrize("place", range(NOMINAL_COUNT))
+def test_a_stranger_may_run_as_a_nominal_machine_does(place: int) -> None:
+    """Twice as slow in all it does, by an engine that nobody knows."""
+    meta = synthetic_meta()
+    target = known(STRANGER.model_copy(update={"provider": "cpu"}))
+    assert len(expectations(target, KNOWN)) == 1 + NOMINAL_COUNT
+    observations = SyntheticTarget.drawn(np.random.default_rng(1)).observations()
+    described = [describe_observation(one, target, meta) for one in observations]
+    nominal = len(SOURCES) + place
+    took = [
+        replace(one, target_key=target.key, median_ms=2.0 * float(about.total_ms[nominal]))
+        for one, about in zip(observations, described, strict=True)
+    ]
+    predictor = Predictor(adapt(target, took, meta=meta), meta)
+    said = np.array([one.median_ms for one in predictor.predict_described(described)])
+    np.testing.assert_allclose(said, [one.median_ms for one in took], rtol=0.1)
+    others = mixtures(200, np.random.default_rng(2), described)
+    said = np.array([one.median_ms for one in predictor.predict_described(others)])
+    truth = np.array([2.0 * float(one.total_ms[nominal]) for one in others])
+    assert np.median(np.abs(said / truth - 1.0)) < 0.05
 
 
 def test_one_measurement_leaves_a_target_near_its_engine() -> None:
@@ -103,12 +149,12 @@ def test_an_analogy_takes_what_the_machine_takes_longer_with_other_runtimes() ->
     sources = [known(plain), known(other), *(known(one, ELSEWHERE) for one in (RUNTIME, plain, other))]
     target = known(RUNTIME)
     found = [one for one in expectations(target, sources) if one.weights.min() < 0]
-    assert [one.weights.tolist() for one in found] == [[1.0, 0.0, 1.0, -1.0, 0.0, 0.0]]
+    assert [one.weights.tolist() for one in found] == [[1.0, 0.0, 1.0, -1.0, 0.0, 0.0, 0.0]]
     foreign = [one for one in expectations(target, [sources[1], *sources[2:]]) if one.weights.min() < 0]
-    assert [one.weights.tolist() for one in foreign] == [[1.0, 1.0, 0.0, -1.0, 0.0]]
+    assert [one.weights.tolist() for one in foreign] == [[1.0, 1.0, 0.0, -1.0, 0.0, 0.0]]
     assert foreign[0].log_prior < found[0].log_prior
     pooled = [one for one in expectations(target, sources[2:], sources[:1]) if one.weights.min() < 0]
-    assert [one.weights.tolist() for one in pooled] == [[1.0, -1.0, 0.0, 0.0, 1.0]]
+    assert [one.weights.tolist() for one in pooled] == [[1.0, -1.0, 0.0, 0.0, 0.0, 1.0]]
 
 
 def test_nobody_knows_whether_unknown_processors_are_the_same() -> None:
@@ -124,8 +170,9 @@ def test_an_analogy_finds_a_slower_machine() -> None:
     rng = np.random.default_rng(0)
     there, plain_there = rng.uniform(1.0, 9.0, 200), rng.uniform(2.0, 20.0, 200)
     slower = rng.uniform(3.0, 5.0, 200)
-    total_ms = np.stack([plain_there * slower, there, plain_there, np.full(200, 5.0)], axis=1)
-    class_ms = np.zeros((200, 4, len(CLASSES)))
+    nominal = np.full(200, 5.0)
+    total_ms = np.stack([plain_there * slower, there, plain_there, nominal, nominal], axis=1)
+    class_ms = np.zeros((*total_ms.shape, len(CLASSES)))
     class_ms[:, :, 0] = total_ms
     sources = [known(SOURCES[1]), known(RUNTIME, ELSEWHERE), known(SOURCES[1], ELSEWHERE)]
     truth = there * slower
