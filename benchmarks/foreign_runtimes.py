@@ -2,13 +2,14 @@
 hand: OpenCV's networks, and tract, which is written in Rust.
 
     pip install opencv-python-headless==5.0.0.93 tract==0.23.9
-    python -m benchmarks.foreign_runtimes --models DIR --out DIR [--runtime opencv] [--seconds 1]
+    python -m benchmarks.foreign_runtimes --models DIR --out DIR [--runtime opencv] [--seconds 1] [--passes 3]
 
 Each model runs in a process and on a thread of its own: until 0.3 s are over, and then for so many seconds,
-run by run. The reference models come first, then the ONNX files of a folder at the sizes in its
-manifest.json. What was measured is kept in `--out` as JSON lines, which `laptime-predictor adapt` reads, and
-not measured again; what a runtime refuses is left out. The target is then adapted from the reference models
-alone, with what is known of this machine, and the others are predicted.
+run by run; the reference models first, then the ONNX files of a folder at the sizes in its manifest.json, and
+all of them again in each pass, for a machine's speed changes within minutes. What was measured is kept in
+`--out` as JSON lines, which `laptime-predictor adapt` reads, and not measured again; what a runtime refuses
+is left out. The target is then adapted from the reference models alone, with what is known of this machine,
+and the others are predicted; a model took the median of its passes.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -123,7 +125,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     options.out.mkdir(parents=True, exist_ok=True)
     for runtime in options.runtime or ("opencv", "tract"):
-        measured = measure(runtime, options.models, options.out, options.seconds)
+        for passed in range(options.passes):
+            measured = measure(runtime, options.models, options.out, options.seconds, passed)
         try:
             _print(runtime, told(measured, options.models))
         except PredictorError as error:
@@ -150,18 +153,18 @@ def timed(runtime: Foreign, path: Path, shapes: Mapping[str, tuple[int, ...]], s
     return samples
 
 
-def measure(runtime: str, models: Path, out: Path, seconds: float) -> Path:
-    """The file of measurements of a runtime, with those that were missing; refusals stand in a file beside
-    it.
+def measure(runtime: str, models: Path, out: Path, seconds: float, passed: int = 0) -> Path:
+    """The file of measurements of a runtime, with those of a pass that were missing; refusals stand in a file
+    beside it.
     """
     file, refused = out / f"{runtime}.jsonl", out / f"{runtime}.refused.jsonl"
-    lines = [line for one in (file, refused) if one.exists() for line in one.read_text().splitlines()]
-    known = {json.loads(line)["model"] for line in lines}
+    known = Counter(line["model"] for line in _lines(file))
+    known.update({line["model"]: passed + 1 for line in _lines(refused)})
     device = read_device(None)
     version = importlib.metadata.version(RUNTIMES[runtime].package)
     for path, shapes in _subjects(models, out / "reference"):
         model = os.path.relpath(path, out)
-        if model in known:
+        if known[model] > passed:
             continue
         line: dict[str, object] = {"model": model, "input_shapes": shapes, "name": path.stem}
         samples, error = _in_a_process(runtime, path, shapes, seconds)
@@ -174,6 +177,10 @@ def measure(runtime: str, models: Path, out: Path, seconds: float) -> Path:
         with file.open("a") as stream:
             stream.write(json.dumps(line) + "\n")
     return file
+
+
+def _lines(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
 def _subjects(models: Path, references: Path) -> Iterator[tuple[Path, dict[str, list[int]]]]:
@@ -214,12 +221,21 @@ def told(measured: Path, models: Path) -> list[Told]:
     references = {model.name for model in reference_candidates()}
     library = ModelLibrary([models])
     targets: list[MeasuredTarget] = []
+    refused: dict[str, str] = {}
     for entry in read_lines(measured):
         try:
             targets += measured_targets([entry], library).values()
         except PredictorError as error:
-            print(error, file=sys.stderr)
-    observations = {one.name: one for target in targets for one in target.observations}
+            refused[entry.line.model] = str(error)
+    print(*refused.values(), sep="\n", end="\n" if refused else "", file=sys.stderr)
+    passes: dict[str, list[Observation]] = defaultdict(list)
+    for target in targets:
+        for one in target.observations:
+            passes[one.name].append(one)
+    observations = {
+        name: replace(own[0], median_ms=median([one.median_ms for one in own]))
+        for name, own in passes.items()
+    }
     support = [observations[name] for name in telling(references & observations.keys())]
     others = [one for name, one in observations.items() if name not in references]
     predictor = Predictor(adapt(targets[0].facts, support))
@@ -252,7 +268,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, metavar="DIR", default=Path("foreign-runtimes"),
                         help="where the measurements go (default: foreign-runtimes)")  # fmt: skip
     parser.add_argument("--runtime", action="append", choices=RUNTIMES, help="(default: opencv and tract)")
-    parser.add_argument("--seconds", type=float, default=1.0, help="of runs, for each model")
+    parser.add_argument("--seconds", type=float, default=1.0, help="of runs, for each model and pass")
+    parser.add_argument("--passes", type=int, default=3)
     parser.add_argument("--time", type=Path, help=argparse.SUPPRESS)  # a process of its own
     parser.add_argument("--shapes", default="{}", help=argparse.SUPPRESS)
     return parser
