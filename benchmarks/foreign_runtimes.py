@@ -38,13 +38,14 @@ from devices.inputs import make_tensors
 from devices.model_ref import resolve_input_shapes
 from predictor.adapt import Observation, adapt
 from predictor.errors import PredictorError
-from predictor.evaluate import FAR_OFF
+from predictor.evaluate import FAR_OFF, card_of
 from predictor.measured_targets import MeasuredTarget, measured_targets
 from predictor.measurement_file import read_lines
 from predictor.model_files import MANIFEST, ModelLibrary, read_manifest, stated_shapes
-from predictor.predict import Predictor
+from predictor.predict import Prediction, Predictor
 from predictor.reading.reader import read_inputs
 from predictor.reference_set import reference_candidates, telling
+from predictor.terminal import print_card
 
 Tensors = Mapping[str, NDArray[np.generic]]
 Run = Callable[[], object]
@@ -106,14 +107,21 @@ RUNTIMES = {
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """A model's predicted milliseconds over its measured ones, whether its 90 % interval held, and whether
-    there was a warning.
-    """
+    """A model as it was measured, what is said of it, and the class of kernels that it spends its time in."""
 
-    name: str
-    ratio: float
-    is_held: bool
-    is_warned: bool
+    measured: Observation
+    prediction: Prediction
+    family: str
+
+    @property
+    def name(self) -> str:
+        """Of the model."""
+        return self.measured.name
+
+    @property
+    def ratio(self) -> float:
+        """Predicted over measured milliseconds."""
+        return self.prediction.median_ms / self.measured.median_ms
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -125,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     options.out.mkdir(parents=True, exist_ok=True)
     for runtime in options.runtime or ("opencv", "tract"):
-        for passed in range(options.passes):
+        for passed in range(max(options.passes, 1)):
             measured = measure(runtime, options.models, options.out, options.seconds, passed)
         try:
             _print(runtime, told(measured, options.models))
@@ -191,8 +199,9 @@ def _subjects(models: Path, references: Path) -> Iterator[tuple[Path, dict[str, 
         path.write_bytes(model.model)
         yield path, {name: list(shape) for name, shape in model.input_shapes.items()}
     manifest = models / MANIFEST
+    described = read_manifest(manifest)
     for path in sorted(models.glob("*.onnx")):
-        shapes = stated_shapes(read_manifest(manifest), path.name, manifest)
+        shapes = stated_shapes(described, path.name, manifest)
         yield path, {name: list(shape) for name, shape in shapes.items()}
 
 
@@ -214,7 +223,7 @@ def _in_a_process(
     return json.loads(ran.stdout.splitlines()[-1]), ""
 
 
-def told(measured: Path, models: Path) -> list[Told]:
+def told(file: Path, models: Path) -> list[Told]:
     """What each model of the folder is said to take, from the first reference models that ran. Models whose
     graphs are refused are left out.
     """
@@ -222,7 +231,7 @@ def told(measured: Path, models: Path) -> list[Told]:
     library = ModelLibrary([models])
     targets: list[MeasuredTarget] = []
     refused: dict[str, str] = {}
-    for entry in read_lines(measured):
+    for entry in read_lines(file):
         try:
             targets += measured_targets([entry], library).values()
         except PredictorError as error:
@@ -239,25 +248,20 @@ def told(measured: Path, models: Path) -> list[Told]:
     support = [observations[name] for name in telling(references & observations.keys())]
     others = [one for name, one in observations.items() if name not in references]
     predictor = Predictor(adapt(targets[0].facts, support))
-    return [_told(predictor, one) for one in others]
-
-
-def _told(predictor: Predictor, one: Observation) -> Told:
-    said = predictor.predict(one.graph)
-    is_held = said.lower_ms <= one.median_ms <= said.upper_ms
-    return Told(one.name, said.median_ms / one.median_ms, is_held, said.extrapolates)
+    described = [predictor.describe(one.graph) for one in others]
+    said = predictor.predict_described(described)
+    return [
+        Told(measured, prediction, about.family)
+        for measured, prediction, about in zip(others, said, described, strict=True)
+    ]
 
 
 def _print(runtime: str, models: Sequence[Told]) -> None:
-    errors = sorted(abs(one.ratio - 1.0) for one in models)
+    predictions, measured_ms = [one.prediction for one in models], [one.measured.median_ms for one in models]
+    print_card(runtime, card_of(predictions, measured_ms, [one.family for one in models]))
     far = [one for one in models if not 1.0 / FAR_OFF <= one.ratio <= FAR_OFF]
-    print(
-        f"{runtime}: {len(models)} models, mean error {sum(errors) / len(errors):.1%}, median "
-        f"{median(errors):.1%}, within 25 % {sum(error <= 0.25 for error in errors) / len(errors):.0%}, "
-        f"intervals hold {sum(one.is_held for one in models) / len(models):.0%}"
-    )
     for one in sorted(far, key=lambda one: one.ratio):
-        warned = "with a warning" if one.is_warned else "without a warning"
+        warned = "with a warning" if one.prediction.extrapolates else "without a warning"
         print(f"    {one.name}: {one.ratio:.2f} times what it takes, {warned}")
 
 

@@ -21,7 +21,6 @@ from predictor.benchmarks.graph_metrics import Said, graph_scores, ratios_within
 from predictor.campaign.dataset import Row, read_dataset
 from predictor.meta_training import REFERENCE_FAMILY
 
-_MEDLEY = "medley"
 Measured = Mapping[tuple[str, str], Sequence[float]]  # of a network on a target, in milliseconds
 
 
@@ -55,7 +54,7 @@ def measured_twice(rows: Iterable[Row]) -> Measured:
 
 
 def _is_network(row: Row) -> bool:
-    return not row.is_sweep and row.family != REFERENCE_FAMILY and not row.family.startswith(_MEDLEY)
+    return not row.is_sweep and row.family != REFERENCE_FAMILY
 
 
 def said_again(measured: Measured) -> Said:

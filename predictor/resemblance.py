@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from devices.target import Hardware, Runtime
-from predictor.few_shot.whole_graphs import ALIKE, FOREIGN, UNLIKE, Expectation
+from predictor.few_shot.whole_graphs import ALIKE, FOREIGN, STRANGER_HEAD, UNLIKE, Expectation
 from predictor.kernel_costs.pricing import NOMINAL_COUNT
 from predictor.kernel_costs.table import view_of
 from predictor.roofline import SHORT_FLOAT_FLAGS
@@ -60,7 +60,6 @@ _ABOVE_ALL = 2000.0  # of a single witness
 _UNLIKE_LOG_PRIOR = -3.0  # for a target unlike its sources
 _OWN_ANALOGY_LOG_PRIOR = 3.0  # the engine itself is known on the target's machine, run otherwise
 _ANALOGY_LOG_PRIOR = 2.0  # only other engines are
-_STRANGER_SMOOTH = 0.02  # factors that classes of kernels have explain most
 
 
 def expectations(
@@ -75,7 +74,7 @@ def expectations(
     ranked = source_weights(target, sources, pooled)
     if not knows_engine(target, (*sources, *pooled)):
         alone = [_mostly(len(sources) + place, len(witnesses)) for place in range(NOMINAL_COUNT)]
-        return tuple(Expectation(weights, FOREIGN, smooth=_STRANGER_SMOOTH) for weights in (ranked, *alone))
+        return tuple(Expectation(weights, FOREIGN, head=STRANGER_HEAD) for weights in (ranked, *alone))
     found = [Expectation(ranked, ALIKE)]
     for place, witness in enumerate(witnesses):
         if witness.log_prior is not None:
@@ -99,8 +98,7 @@ def source_weights(
 
 def knows_engine(target: Known, sources: Sequence[Known]) -> bool:
     """Whether any source runs models as the target does, on whatever machine."""
-    own = target.runtime.engine, target.runtime.provider
-    return any((source.runtime.engine, source.runtime.provider) == own for source in sources)
+    return any(_have_one_engine(target.runtime, source.runtime) for source in sources)
 
 
 def is_twin(one: Known, other: Known) -> bool:
@@ -113,11 +111,7 @@ def knows_short_floats(target: Known, sources: Sequence[Known]) -> bool:
     instructions for it, float16 is as fast as float32; without, a library may take ten times as long.
     """
     runtime = target.runtime
-    alike = [
-        source
-        for source in sources
-        if (source.runtime.engine, source.runtime.provider) == (runtime.engine, runtime.provider)
-    ]
+    alike = [source for source in sources if _have_one_engine(runtime, source.runtime)]
     if runtime.provider != "cpu":
         return bool(alike)
     own = _has_short_floats(target.hardware)
@@ -134,8 +128,12 @@ def _witnesses(target: Known, sources: Sequence[Known], pooled: Sequence[Known])
     return [*known, _NOMINAL, _UNFOLDING, *others]
 
 
+def _have_one_engine(one: Runtime, other: Runtime) -> bool:
+    return (one.engine, one.provider) == (other.engine, other.provider)
+
+
 def _witness(runtime: Runtime, source: Runtime) -> _Witness:
-    if (runtime.engine, runtime.provider) != (source.engine, source.provider):
+    if not _have_one_engine(runtime, source):
         return _STRANGER
     if (runtime.optimization, runtime.precision) == (source.optimization, source.precision):
         return _SAME_RUNTIME

@@ -8,15 +8,14 @@ expectation makes the measurements (Bayesian model averaging, Hoeting et al. 199
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from predictor.few_shot import head
-from predictor.few_shot.config import FewShotConfig
 from predictor.few_shot.regressors import Regressors, covariance, posterior_of, prior_variance
-from predictor.few_shot.whole_graphs import HEAD, Expectation, relative_graphs
+from predictor.few_shot.whole_graphs import Expectation, relative_graphs
 
 Floats = NDArray[np.float64]
 
@@ -43,7 +42,6 @@ class _Expected:
     """What n measurements say where one expectation holds."""
 
     expectation: Expectation
-    config: FewShotConfig
     support: Regressors
     posterior: head.Posterior
     log_odds: float
@@ -52,18 +50,16 @@ class _Expected:
     def of(
         cls, expectation: Expectation, total_ms: Floats, class_ms: Floats, latency_ms: Floats
     ) -> _Expected:
-        config = replace(HEAD, smooth=expectation.smooth)
         relative = relative_graphs(total_ms, class_ms, expectation)
-        posterior = posterior_of(relative.regressors, latency_ms / relative.scale_ms, config)
+        posterior = posterior_of(relative.regressors, latency_ms / relative.scale_ms, expectation.head)
         log_evidence = posterior.log_evidence - float(np.log(relative.scale_ms).sum())
-        odds = log_evidence + expectation.log_prior
-        return cls(expectation, config, relative.regressors, posterior, odds)
+        return cls(expectation, relative.regressors, posterior, log_evidence + expectation.log_prior)
 
     def estimate(self, total_ms: Floats, class_ms: Floats) -> GraphEstimates:
         relative = relative_graphs(total_ms, class_ms, self.expectation)
-        cross = covariance(relative.regressors, self.support, self.config)
+        cross = covariance(relative.regressors, self.support, self.expectation.head)
         ratio = self.posterior.median_ms(cross)
-        own = prior_variance(relative.regressors, self.config)
+        own = prior_variance(relative.regressors, self.expectation.head)
         deviation = self.posterior.deviation_ms(cross, own) / ratio
         return GraphEstimates(ratio * relative.scale_ms, np.minimum(deviation, MOST_DEVIATION))
 

@@ -9,7 +9,7 @@ classes, which it may run as any source does.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,8 @@ HEAD_VERSION = 7  # raise it when the same measurements give other predictions: 
 HEAD = FewShotConfig(
     sources=0.0, smooth=0.2, smooth_length=3.0, amplitudes=(0.125, 0.25, 0.5, 1.0), noise=(0.05, 0.1, 0.2)
 )
+# Of targets whose engine nobody knows: factors that classes of kernels have explain most.
+STRANGER_HEAD = replace(HEAD, smooth=0.02)
 _LOG_CENTRE = 1.0  # of log milliseconds, and their spread: constants, so that no graph depends on another
 _LOG_SPREAD = 2.0
 
@@ -51,13 +53,13 @@ class Expectation:
     """What a target may be like: `weights` (S,), together one, of the sources that it should resemble (an
     analogy has negative ones too: what the target takes, times what one takes longer than another), and
     `by_class` (C,), the prior standard deviations of its own factors. `log_prior`: how much speaks for it
-    before anything is measured. `smooth`: prior variance of what neither tells.
+    before anything is measured. `head`: how the rest is learned.
     """
 
     weights: Floats
     by_class: Floats
     log_prior: float = 0.0
-    smooth: float = HEAD.smooth
+    head: FewShotConfig = HEAD
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,8 @@ ROWS = [
     row("net", "b/gpu", 0, 1.0, runtime=RUNTIME.model_copy(update={"provider": "cuda"})),
     row("net", "b/gpu", 1, 1.0, runtime=RUNTIME.model_copy(update={"provider": "cuda"})),
     row("add", "a/one", 0, 1.0, is_sweep=True), row("add", "a/one", 1, 1.0, is_sweep=True),
-    row("some", "a/one", 0, 1.0, family="medley-rows"), row("some", "a/one", 1, 1.0, family="medley-rows"),
+    row("some", "a/one", 0, 1.0, family="medley-rows", is_sweep=True),
+    row("some", "a/one", 1, 1.0, family="medley-rows", is_sweep=True),
 ]  # fmt: skip
 
 
